@@ -1,0 +1,1 @@
+"""The catalogue: an asset reads, calls one function or one SQL file, and returns."""
