@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from importlib import resources
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -62,11 +62,24 @@ class Scheme:
         name: as given to `--scheme`.
         tissues: what each value means; values not named are refused.
         ignored: values that are legal and stand for nothing kneelake measures.
+        optional: tissues that not every file of this source has.
     """
 
     name: str
     tissues: Mapping[int, Tissue]
     ignored: frozenset[int] = frozenset({0})
+    optional: frozenset[Tissue] = frozenset()
+
+    @property
+    def bones(self) -> tuple[Bone, ...]:
+        """The bones this scheme can name."""
+        named = set(self.tissues.values())
+        return tuple(bone for bone in BONES if BONE_TISSUE[bone] in named)
+
+    @property
+    def required_bones(self) -> tuple[Bone, ...]:
+        """The bones every file of this source has."""
+        return tuple(bone for bone in self.bones if BONE_TISSUE[bone] not in self.optional)
 
     def values(self, wanted: Iterable[Tissue]) -> list[int]:
         """The label values that stand for any of the wanted tissues."""
@@ -103,38 +116,53 @@ def load_scheme(name: str) -> Scheme:
     """A shipped scheme by name, or a user's own TOML file by path.
 
     The file has a table `[tissues]` of `<tissue> = <value>` (or a list of values) and may have
-    `ignored = [values]`.
+    `ignored = [values]` and `optional = [tissues]`.
 
     Raises:
-        BadInputError: unknown name or tissue, or an unreadable file.
+        BadInputError: unknown name or tissue, a value given twice, or an unreadable file.
     """
     shipped = resources.files("imaging") / "schemes"
     names = sorted(entry.name[:-5] for entry in shipped.iterdir() if entry.name.endswith(".toml"))
-    if name in names:
-        text = (shipped / f"{name}.toml").read_text(encoding="utf-8")
-    elif name.endswith(".toml") and Path(name).is_file():
-        text = Path(name).read_text(encoding="utf-8")
-    else:
-        raise BadInputError(
-            Reason.UNKNOWN_SCHEME,
-            name,
-            "is neither a shipped scheme nor a TOML file",
-            f"Use one of {', '.join(names)}, or the path of a .toml file",
-        )
     try:
-        content = tomllib.loads(text)
-        tissues = {
-            int(value): Tissue(tissue)
-            for tissue, values in content["tissues"].items()
-            for value in (values if isinstance(values, list) else [values])
-        }
-        ignored = frozenset(int(value) for value in content.get("ignored", [])) | {0}
-    except (tomllib.TOMLDecodeError, KeyError, ValueError, AttributeError) as error:
+        if name in names:
+            content = (shipped / f"{name}.toml").read_text(encoding="utf-8")
+        elif name.endswith(".toml") and Path(name).is_file():
+            content = Path(name).read_text(encoding="utf-8")
+        else:
+            raise BadInputError(
+                Reason.UNKNOWN_SCHEME,
+                name,
+                "is neither a shipped scheme nor a TOML file",
+                f"Use one of {', '.join(names)}, or the path of a .toml file",
+            )
+        return _parse_scheme(Path(name).stem, tomllib.loads(content))
+    except (OSError, KeyError, ValueError, TypeError, AttributeError) as error:
         raise BadInputError(
             Reason.UNKNOWN_SCHEME,
-            name,
+            Path(name).name,
             f"cannot be read as a tissue map ({error})",
             "Write a [tissues] table of `<tissue> = <value>` with tissues among "
             + ", ".join(Tissue),
         ) from error
-    return Scheme(Path(name).stem, tissues, ignored)
+
+
+def _parse_scheme(name: str, content: Mapping[str, Any]) -> Scheme:
+    """A scheme from its TOML tables; ValueError where they contradict themselves."""
+    unknown = set(content) - {"tissues", "ignored", "optional"}
+    if unknown:
+        raise ValueError(f"unknown keys {', '.join(sorted(unknown))}")
+    tissues: dict[int, Tissue] = {}
+    for tissue, values in content["tissues"].items():
+        for value in values if isinstance(values, list) else [values]:
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise ValueError(f"{tissue}: values are whole numbers from 1 on, not {value!r}")
+            if value in tissues:
+                raise ValueError(f"value {value} stands for both {tissues[value]} and {tissue}")
+            tissues[value] = Tissue(tissue)
+    if not tissues:
+        raise ValueError("no tissue is named")
+    ignored = frozenset(int(value) for value in content.get("ignored", [])) | {0}
+    if ignored & set(tissues):
+        raise ValueError("a value is both ignored and a tissue")
+    optional = frozenset(Tissue(tissue) for tissue in content.get("optional", []))
+    return Scheme(name, tissues, ignored, optional)
