@@ -1,0 +1,66 @@
+"""The medial/lateral split of a bone's surface (docs/decisions.md, "Compartments")."""
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from imaging.labels import Bone, LabelVolume, Tissue
+from imaging.surface import BoneSurface
+from imaging.volume import index_to_world
+
+COMPARTMENTS = ("whole", "medial", "lateral")
+
+_SMALL_PLATEAU = 0.1
+"""A second piece of tibial cartilage smaller than this share of the first is no plateau."""
+
+
+def split_x_mm(labels: LabelVolume, surface: BoneSurface, bone: Bone) -> float:
+    """X of the sagittal plane that parts medial (larger x) from lateral, knee frame mm.
+
+    Tibia: midway between the two plateaus' cartilage, as labelled or else as the two largest
+    connected pieces. Femur, patella, and a tibia whose cartilage is one piece: through the
+    centroid of the cropped bone.
+
+    Args:
+        labels: in the knee frame.
+        surface: of the bone.
+        bone: which bone.
+    """
+    if bone == "tibia":
+        medial = labels.mask(Tissue.MEDIAL_TIBIAL_CARTILAGE)
+        lateral = labels.mask(Tissue.LATERAL_TIBIAL_CARTILAGE)
+        if not (medial.any() and lateral.any()):
+            medial, lateral = _two_pieces(labels.cartilage("tibia"))
+        if medial.any() and lateral.any():
+            near_medial = np.percentile(_x_mm(medial, labels.affine), 5)
+            near_lateral = np.percentile(_x_mm(lateral, labels.affine), 95)
+            return float(near_medial + near_lateral) / 2.0
+    return float(surface.centroid_mm[0])
+
+
+def in_compartments(x_mm: NDArray[np.float64], split_mm: float) -> dict[str, NDArray[np.bool_]]:
+    """Membership of points in whole, medial and lateral by their x in the knee frame."""
+    medial = x_mm > split_mm
+    return {"whole": np.ones(len(x_mm), dtype=bool), "medial": medial, "lateral": ~medial}
+
+
+def _x_mm(mask: NDArray[np.bool_], affine: NDArray[np.float64]) -> NDArray[np.float64]:
+    return index_to_world(affine, np.argwhere(mask))[:, 0]
+
+
+def _two_pieces(
+    cartilage: NDArray[np.bool_],
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """The two largest pieces, the one with larger x (later slices) first; empty if there is one."""
+    nothing = np.zeros_like(cartilage)
+    pieces, count = ndimage.label(cartilage)
+    if count < 2:
+        return nothing, nothing
+    size = np.bincount(pieces.ravel())[1:]
+    first, second = np.argsort(-size, kind="stable")[:2] + 1
+    if size[second - 1] < _SMALL_PLATEAU * size[first - 1]:
+        return nothing, nothing
+    one, other = pieces == first, pieces == second
+    if np.argwhere(one)[:, 0].mean() > np.argwhere(other)[:, 0].mean():
+        return one, other
+    return other, one
