@@ -12,13 +12,17 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from imaging.surface import MASK_SMOOTHING_MM, BoneSurface, smooth_mask
+from imaging.surface import BoneSurface, smooth_mask
 
 CYLINDER_RADIUS_MM = 0.729
 """Twice the in-plane pixel of the paper's 3D-DESS."""
 
 MAX_GAP_MM = 1.5
 """Cartilage that begins farther than this from the bone does not cover it."""
+
+CARTILAGE_SMOOTHING_MM = 0.5
+"""Gaussian sigma of the cartilage mask: less than the bone's, since it thins a sheet of less than
+about 2.5 sigma."""
 
 _INSIDE_MM = 1.5
 """How far under the smoothed bone surface the search for cartilage begins."""
@@ -67,7 +71,7 @@ def cross_cartilage(
     affine: NDArray[np.float64],
     *,
     radius_mm: float = CYLINDER_RADIUS_MM,
-    sigma_mm: float = MASK_SMOOTHING_MM,
+    sigma_mm: float = CARTILAGE_SMOOTHING_MM,
 ) -> NormalCrossing:
     """Find the cartilage borders along every normal, averaged over the cylinder.
 

@@ -12,9 +12,10 @@ from scipy import ndimage
 from imaging.labels import Bone
 from imaging.volume import index_to_world
 
-MASK_SMOOTHING_MM = 0.5
-"""Gaussian sigma that turns the voxel staircase into a surface. About one voxel of 3D-DESS: the
-staircase adds 12 % to the femur's area when nothing is smoothed."""
+BONE_SMOOTHING_MM = 0.7
+"""Gaussian sigma that turns the voxel staircase into a surface: one 3D-DESS slice. On a ball of
+20 mm it leaves normals 1.2 degrees off in the median and 4.6 at the 95th percentile (3.5 and
+13.4 at 0.4 mm) and moves the surface by 0.03 mm."""
 
 _PAD = 4
 """Voxels of background around the cropped mask: bones touch the image border, and a surface
@@ -104,7 +105,7 @@ def smooth_mask(
 
 
 def bone_surface(
-    mask: NDArray[np.bool_], affine: NDArray[np.float64], *, sigma_mm: float = MASK_SMOOTHING_MM
+    mask: NDArray[np.bool_], affine: NDArray[np.float64], *, sigma_mm: float = BONE_SMOOTHING_MM
 ) -> BoneSurface:
     """Triangulate a (cropped) bone mask with flying edges.
 
