@@ -1,1 +1,110 @@
-"""One SQL file per table it makes, named for it; readable in any DuckDB client."""
+"""One SQL file per table it makes, named for it; readable in any DuckDB client.
+
+A file opens with a header of `--` comments: a description, then lines `-- grain: ...` and
+`-- assumes: ...`. A file that needs values asks for them as `$name`; it is a query to run with
+them. Every other file is a view of its name.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+
+_PARAMETER = re.compile(r"\$([a-z][a-z0-9_]*)")
+_COMMENT = re.compile(r"--[^\n]*")
+
+
+@dataclass(frozen=True)
+class SqlFile:
+    """One query.
+
+    Attributes:
+        group: its folder.
+        name: its file's name, and the view's or table's.
+        text: the whole file.
+        description: first paragraph of the header.
+        grain: what one row is.
+        assumptions: what has to hold for the result to mean what it says.
+        parameters: names of the values it needs; () for a view.
+    """
+
+    group: str
+    name: str
+    text: str
+    description: str
+    grain: str
+    assumptions: str
+    parameters: tuple[str, ...]
+
+    def mentions(self, relation: str) -> bool:
+        """Whether the query (its comments aside) names a relation."""
+        return re.search(rf"\b{re.escape(relation)}\b", _COMMENT.sub("", self.text)) is not None
+
+
+def _parse(group: str, name: str, text: str) -> SqlFile:
+    header: dict[str, list[str]] = {"description": [], "grain": [], "assumes": []}
+    field = "description"
+    for line in text.splitlines():
+        if not line.startswith("--"):
+            break
+        words = line.removeprefix("--").strip()
+        for start in ("grain", "assumes"):
+            if words.startswith(f"{start}:"):
+                field, words = start, words.removeprefix(f"{start}:").strip()
+        header[field].append(words)
+    parameters = dict.fromkeys(_PARAMETER.findall(_COMMENT.sub("", text)))
+    return SqlFile(
+        group,
+        name,
+        text,
+        " ".join(header["description"]).strip(),
+        " ".join(header["grain"]).strip(),
+        " ".join(header["assumes"]).strip(),
+        tuple(parameters),
+    )
+
+
+@cache
+def load_all() -> Mapping[str, SqlFile]:
+    """Every file by `<group>/<name>`, sorted."""
+    found = {}
+    for folder in resources.files("sql").iterdir():
+        if not folder.is_dir():
+            continue
+        for entry in folder.iterdir():
+            if entry.name.endswith(".sql"):
+                name = entry.name.removesuffix(".sql")
+                found[f"{folder.name}/{name}"] = _parse(
+                    folder.name, name, entry.read_text(encoding="utf-8")
+                )
+    return dict(sorted(found.items()))
+
+
+def load(name: str) -> SqlFile:
+    """One file by `<group>/<name>`.
+
+    Raises:
+        KeyError: there is no such file; the message lists those there are.
+    """
+    files = load_all()
+    if name not in files:
+        raise KeyError(f"no SQL file {name}; there are {', '.join(files)}")
+    return files[name]
+
+
+def views(groups: tuple[str, ...]) -> list[SqlFile]:
+    """The parameterless files of some groups, each after those it reads."""
+    waiting = [file for file in load_all().values() if file.group in groups and not file.parameters]
+    ordered: list[SqlFile] = []
+    while waiting:
+        ready = [
+            file
+            for file in waiting
+            if not any(file.mentions(other.name) for other in waiting if other is not file)
+        ]
+        if not ready:
+            raise ValueError(f"views read each other: {', '.join(file.name for file in waiting)}")
+        ordered += ready
+        waiting = [file for file in waiting if file not in ready]
+    return ordered

@@ -1,0 +1,545 @@
+"""The registry of every table: columns, types, units, ranges and what they mean.
+
+One registry, four uses: the schema enforced on write, the asset checks, the column schemas shown in
+the UI, and the data dictionary. No wall-clock time is a column, so the same input gives the same
+rows; `varies` marks the one measurement of the machine (seconds) that may differ between runs.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from imaging.labels import BONES, Tissue
+
+TIMEPOINTS = tuple(f"V{visit:02d}" for visit in range(12))
+UNKNOWN_TIMEPOINT = "unknown"
+SIDES = ("RIGHT", "LEFT")
+SEQUENCES = ("DESS", "MSME")
+COMPARTMENTS = ("whole", "medial", "lateral")
+STEPS = ("ingest", "segmentation", "maps")
+BIOMARKER_UNITS: Mapping[str, str] = {
+    "bone_shape": "mm",
+    "cartilage_thickness": "mm",
+    "t2_superficial": "ms",
+    "t2_deep": "ms",
+    "t2_mean": "ms",
+}
+"""The five biomarkers, each also a spherical map, and their units."""
+BIOMARKER_RANGES: Mapping[str, tuple[float, float]] = {
+    "bone_shape": (0.0, 150.0),
+    "cartilage_thickness": (0.0, 15.0),
+    "t2_superficial": (0.0, 300.0),
+    "t2_deep": (0.0, 300.0),
+    "t2_mean": (0.0, 300.0),
+}
+"""Guard rails of a biomarker's mean, in its unit: outside them lies an error, not a patient."""
+
+DUCKDB_TYPES: Mapping[pa.DataType, str] = {
+    pa.string(): "VARCHAR",
+    pa.int64(): "BIGINT",
+    pa.float64(): "DOUBLE",
+    pa.bool_(): "BOOLEAN",
+    pa.list_(pa.float64()): "DOUBLE[]",
+}
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column.
+
+    Attributes:
+        name: the field's term, with its unit where it has one.
+        type: the Arrow type stored.
+        description: what the value is, for the data dictionary.
+        unit: '' where there is none.
+        nullable: whether a value may be missing.
+        allowed: the only values a text column may hold; () for any.
+        minimum, maximum: inclusive limits of a number (of each number in a list).
+        varies: differs from run to run on the same input, so it is left out of batch_id.
+    """
+
+    name: str
+    type: pa.DataType
+    description: str
+    unit: str = ""
+    nullable: bool = False
+    allowed: tuple[str, ...] = ()
+    minimum: float | None = None
+    maximum: float | None = None
+    varies: bool = False
+
+    @property
+    def duckdb_type(self) -> str:
+        """The type's name in DuckDB."""
+        return DUCKDB_TYPES[self.type]
+
+    @property
+    def limits(self) -> str:
+        """What the values are limited to, for people."""
+        if self.allowed:
+            return ", ".join(self.allowed)
+        if self.minimum is not None and self.maximum is not None:
+            return f"{self.minimum:g} to {self.maximum:g}"
+        if self.minimum is not None:
+            return f"at least {self.minimum:g}"
+        return ""
+
+
+@dataclass(frozen=True)
+class Check:
+    """A condition every row has to meet.
+
+    Attributes:
+        name: unique within the table.
+        column: the column to name in a message.
+        predicate: SQL that is true for a good row.
+        expected: what is expected, to follow "<column> = <value>: ".
+    """
+
+    name: str
+    column: str
+    predicate: str
+    expected: str
+
+
+@dataclass(frozen=True)
+class Table:
+    """One table.
+
+    Attributes:
+        name: also its folder under `tables/` and its view.
+        description: its grain and meaning.
+        columns: in the order they are stored.
+        partitioned: by timepoint.
+        step: the step whose batches write it; '' when any step may.
+        key: what its newest batch replaces: rows of the same key in older batches leave the view.
+        rules: conditions that involve more than one column.
+    """
+
+    name: str
+    description: str
+    columns: tuple[Column, ...]
+    partitioned: bool = True
+    step: str = ""
+    key: tuple[str, ...] = ()
+    rules: tuple[Check, ...] = ()
+
+    @property
+    def schema(self) -> pa.Schema:
+        """The Arrow schema enforced on write; descriptions and units travel as field metadata."""
+        return pa.schema(
+            [
+                pa.field(
+                    column.name,
+                    column.type,
+                    column.nullable,
+                    {"description": column.description, "unit": column.unit},
+                )
+                for column in self.columns
+            ]
+        )
+
+    @property
+    def column_names(self) -> tuple[str, ...]:
+        """Names in stored order."""
+        return tuple(column.name for column in self.columns)
+
+    def column(self, name: str) -> Column:
+        """A column by name.
+
+        Raises:
+            KeyError: no such column.
+        """
+        for column in self.columns:
+            if column.name == name:
+                return column
+        raise KeyError(f"{self.name} has no column {name}")
+
+    @property
+    def checks(self) -> tuple[Check, ...]:
+        """Every condition a row has to meet: nulls, allowed values, ranges, then the rules."""
+        return (*(check for column in self.columns for check in _checks(column)), *self.rules)
+
+
+def _literal(value: str) -> str:
+    return "'" + value.replace("'", "''") + "'"
+
+
+def _checks(column: Column) -> Iterator[Check]:
+    name = column.name
+    if not column.nullable:
+        yield Check(f"{name}_present", name, f"{name} IS NOT NULL", "a value is required")
+    if column.allowed:
+        values = ", ".join(map(_literal, column.allowed))
+        yield Check(
+            f"{name}_allowed", name, f"{name} IS NULL OR {name} IN ({values})", f"use {values}"
+        )
+    is_list = pa.types.is_list(column.type)
+    conditions = ["isfinite({})"] if is_list or column.type == pa.float64() else []
+    if column.minimum is not None:
+        conditions.append(f"{{}} >= {column.minimum!r}")
+    if column.maximum is not None:
+        conditions.append(f"{{}} <= {column.maximum!r}")
+    if conditions:
+        item = "value" if is_list else name
+        condition = " AND ".join(condition.format(item) for condition in conditions)
+        if is_list:
+            condition = f"len(list_filter({name}, lambda value: NOT ({condition}))) = 0"
+        limits = f"{column.limits} {column.unit}".strip()
+        yield Check(
+            f"{name}_in_range",
+            name,
+            f"{name} IS NULL OR ({condition})",
+            f"expected {limits}"
+            if column.limits
+            else "expected a finite number (or NULL, not NaN)",
+        )
+
+
+def knee_visit_name(subject_id: int, side: str, timepoint: str) -> str:
+    """The key of one knee at one visit, `<subject_id>_<side>_<timepoint>`."""
+    return f"{subject_id}_{side}_{timepoint}"
+
+
+_KNEE_VISIT_RULE = Check(
+    "knee_visit_spelling",
+    "knee_visit",
+    "knee_visit IS NULL OR knee_visit = concat_ws('_', subject_id, side, timepoint)",
+    "expected <subject_id>_<side>_<timepoint> of the same row",
+)
+
+BATCH_ID = Column("batch_id", pa.string(), "The batch that wrote the row; see `batches`.")
+
+
+def _number(
+    name: str,
+    description: str,
+    unit: str = "",
+    minimum: float | None = 0.0,
+    maximum: float | None = None,
+    nullable: bool = False,
+) -> Column:
+    return Column(name, pa.float64(), description, unit, nullable, (), minimum, maximum)
+
+
+def _count(name: str, description: str, minimum: int = 0) -> Column:
+    return Column(name, pa.int64(), description, minimum=minimum)
+
+
+def _text(
+    name: str, description: str, allowed: tuple[str, ...] = (), nullable: bool = False
+) -> Column:
+    return Column(name, pa.string(), description, nullable=nullable, allowed=allowed)
+
+
+_BONE = _text("bone", "The bone.", BONES)
+_SCHEME = _text("scheme", "The tissue map that gives the label values a meaning.")
+_SOURCE = _text("source", "Where the label comes from.", ("delivered",))
+_LABEL_FINGERPRINT = _text("label_fingerprint", "SHA-256 of the label volume's content.")
+
+
+def _knee(nullable: bool = False, timepoints: tuple[str, ...] = TIMEPOINTS) -> tuple[Column, ...]:
+    return (
+        _text("knee_visit", "<subject_id>_<side>_<timepoint>.", nullable=nullable),
+        Column(
+            "subject_id",
+            pa.int64(),
+            "The participant's study number.",
+            nullable=nullable,
+            minimum=1,
+        ),
+        _text("side", "The knee's side.", SIDES, nullable=nullable),
+        _text("timepoint", "The visit.", timepoints),
+    )
+
+
+def _grid(what: str) -> tuple[Column, ...]:
+    sizes = [
+        Column(f"n_{axis}", pa.int64(), f"{axis.capitalize()}s of the {what}.", minimum=1)
+        for axis in ("slice", "row", "column")
+    ]
+    spacings = [
+        _number(f"{axis}_spacing_mm", f"Distance between {axis}s.", "mm", 0.01, 20.0)
+        for axis in ("slice", "row", "column")
+    ]
+    return (*sizes, *spacings)
+
+
+def _biomarker_rules() -> tuple[Check, ...]:
+    ranges = tuple(
+        Check(
+            f"{biomarker}_in_range",
+            "mean",
+            f"biomarker <> '{biomarker}' OR mean IS NULL OR mean BETWEEN {low!r} AND {high!r}",
+            f"expected {low:g} to {high:g} {BIOMARKER_UNITS[biomarker]} for {biomarker}",
+        )
+        for biomarker, (low, high) in BIOMARKER_RANGES.items()
+    )
+    return (
+        _KNEE_VISIT_RULE,
+        *ranges,
+        Check("mean_present", "mean", "n = 0 OR mean IS NOT NULL", "may be NULL only with n = 0"),
+        Check(
+            "sd_present", "sd", "n <= 1 OR sd IS NOT NULL", "may be NULL only with n = 0 or n = 1"
+        ),
+    )
+
+
+_ALL = (
+    Table(
+        "scans",
+        "Scans that landed: one row per knee-visit and sequence.",
+        (
+            *_knee(),
+            _text("sequence", "DESS (structure) or MSME (T2).", SEQUENCES),
+            _text("series_fingerprint", "SHA-256 of the series' pixels and geometry."),
+            _count("n_files", "Files the series was read from.", 1),
+            *_grid("scan"),
+            Column(
+                "echo_times_ms",
+                pa.list_(pa.float64()),
+                "Echo times, rising.",
+                "ms",
+                minimum=0.01,
+                maximum=1000.0,
+            ),
+            BATCH_ID,
+        ),
+        step="ingest",
+        key=("knee_visit", "sequence"),
+        rules=(_KNEE_VISIT_RULE,),
+    ),
+    Table(
+        "label_files",
+        "Label volumes as they were delivered: one row per knee-visit.",
+        (*_knee(), _SCHEME, _SOURCE, _LABEL_FINGERPRINT, BATCH_ID),
+        step="ingest",
+        key=("knee_visit",),
+        rules=(_KNEE_VISIT_RULE,),
+    ),
+    Table(
+        "segmentations",
+        "Label volumes checked and put into the right-knee frame: one row per knee-visit.",
+        (
+            *_knee(),
+            _SCHEME,
+            _SOURCE,
+            _LABEL_FINGERPRINT,
+            _text("side_evidence", "What the side was decided from."),
+            Column("mirrored", pa.bool_(), "A left knee mirrored into the right-knee frame."),
+            *_grid("label volume"),
+            BATCH_ID,
+        ),
+        step="segmentation",
+        key=("knee_visit",),
+        rules=(_KNEE_VISIT_RULE,),
+    ),
+    Table(
+        "tissue_volumes",
+        "Volume of each tissue of the label: one row per knee-visit and tissue.",
+        (
+            *_knee(),
+            _text("tissue", "The tissue.", tuple(str(tissue) for tissue in Tissue)),
+            _number("volume_mm3", "Voxels times the volume of a voxel.", "mm3", 0.0, 2e6),
+            BATCH_ID,
+        ),
+        step="segmentation",
+        key=("knee_visit",),
+        rules=(_KNEE_VISIT_RULE,),
+    ),
+    Table(
+        "maps_index",
+        "Where each knee's spherical maps lie: one row per knee-visit and bone.",
+        (
+            *_knee(),
+            _BONE,
+            _text("part", "The Zarr part, relative to the lake's root."),
+            Column("row", pa.int64(), "The knee's index in the part.", minimum=0),
+            *(
+                _number(
+                    f"centroid_{axis}_mm",
+                    f"The map's centre along {axis} of the right-knee frame.",
+                    "mm",
+                    -5000.0,
+                    5000.0,
+                )
+                for axis in "xyz"
+            ),
+            Column("mirrored", pa.bool_(), "A left knee mirrored into the right-knee frame."),
+            _number(
+                "multi_hit_share",
+                "Share of rays that meet the surface more than once.",
+                "1",
+                0.0,
+                1.0,
+            ),
+            _number(
+                "hidden_cartilage_share",
+                "Share of the cartilage-covered surface the map cannot show; NULL without any.",
+                "1",
+                0.0,
+                1.0,
+                nullable=True,
+            ),
+            _number("covered_share", "Share of rays that meet covered surface.", "1", 0.0, 1.0),
+            Column("has_t2", pa.bool_(), "Whether the three T2 maps hold values."),
+            BATCH_ID,
+        ),
+        step="maps",
+        key=("knee_visit",),
+        rules=(_KNEE_VISIT_RULE,),
+    ),
+    Table(
+        "biomarkers",
+        "Biomarkers, long: one row per knee-visit, bone, compartment, biomarker and method.",
+        (
+            *_knee(),
+            _BONE,
+            _text("compartment", "The whole bone or one side of it.", COMPARTMENTS),
+            _text("biomarker", "The biomarker; its unit follows.", tuple(BIOMARKER_UNITS)),
+            _text("method", "How it was measured."),
+            Column("is_default", pa.bool_(), "The method of the published tables."),
+            _number("mean", "Mean; NULL where nothing was measured.", "mm or ms", nullable=True),
+            _number("sd", "Standard deviation over the compartment.", "mm or ms", nullable=True),
+            _count("n", "Measurements averaged."),
+            _number("area_mm2", "Surface they lie on.", "mm2", 0.0, 1e5),
+            BATCH_ID,
+        ),
+        step="maps",
+        key=("knee_visit",),
+        rules=_biomarker_rules(),
+    ),
+    Table(
+        "map_agreement",
+        "A biomarker's mean on the surface and on its map: one row per knee-visit, bone, "
+        "biomarker.",
+        (
+            *_knee(),
+            _BONE,
+            _text("biomarker", "The biomarker; its unit follows.", tuple(BIOMARKER_UNITS)),
+            _number("surface_mean", "Mean over the surface.", "mm or ms"),
+            _number("map_mean", "Mean over the map's pixels.", "mm or ms"),
+            _number(
+                "map_mean_area_weighted",
+                "Mean over the map's pixels weighted by the surface each stands for.",
+                "mm or ms",
+            ),
+            _count("n_surface", "Surface points averaged.", 1),
+            _count("n_map", "Map pixels averaged.", 1),
+            BATCH_ID,
+        ),
+        step="maps",
+        key=("knee_visit",),
+        rules=(_KNEE_VISIT_RULE,),
+    ),
+    Table(
+        "t2_quality",
+        "How well the T2 fit and its registration went: one row per knee-visit and bone.",
+        (
+            *_knee(),
+            _BONE,
+            _count("n_voxel", "Cartilage voxels fitted or refused."),
+            _number("fraction_at_bound", "Share of voxels whose T2 met a bound.", "1", 0.0, 1.0),
+            _number("fraction_unfitted", "Share of voxels without a fit.", "1", 0.0, 1.0),
+            _number(
+                "median_residual",
+                "Median root-mean-square residual; NULL where nothing was fitted.",
+                "signal",
+                nullable=True,
+            ),
+            *(
+                _number(
+                    f"shift_{axis}_mm",
+                    f"Image-based shift of MSME onto DESS along {axis}.",
+                    "mm",
+                    -50.0,
+                    50.0,
+                )
+                for axis in "xyz"
+            ),
+            Column("shift_accepted", pa.bool_(), "Whether that shift was used."),
+            BATCH_ID,
+        ),
+        step="maps",
+        key=("knee_visit",),
+        rules=(_KNEE_VISIT_RULE,),
+    ),
+    Table(
+        "quarantine",
+        "Inputs that were refused, each with its reason: one row per file.",
+        (
+            *_knee(nullable=True, timepoints=(*TIMEPOINTS, UNKNOWN_TIMEPOINT)),
+            _text("stage", "The step that refused it.", STEPS),
+            _text("file", "The file, as short as still finds it."),
+            _text("reason", "Reason code."),
+            _text("what", "What is wrong."),
+            _text("remedy", "What to do about it."),
+            _text("input_fingerprint", "Fingerprint of the refused input.", nullable=True),
+            BATCH_ID,
+        ),
+        rules=(_KNEE_VISIT_RULE,),
+    ),
+    Table(
+        "ledger",
+        "What has been tried: one row per knee-visit and step of a batch.",
+        (
+            _text("knee_visit", "<subject_id>_<side>_<timepoint>."),
+            _text("timepoint", "The visit.", TIMEPOINTS),
+            _text("step", "The step.", STEPS[1:]),
+            _text("input_fingerprint", "SHA-256 of inputs, configuration and code version."),
+            _text("status", "How it ended.", ("done", "quarantined")),
+            Column("seconds", pa.float64(), "Time it took.", "s", minimum=0.0, varies=True),
+            BATCH_ID,
+        ),
+        key=("knee_visit", "step"),
+        rules=(
+            Check(
+                "knee_visit_spelling",
+                "knee_visit",
+                "ends_with(knee_visit, '_' || timepoint)",
+                "expected <subject_id>_<side>_<timepoint> of the same row",
+            ),
+        ),
+    ),
+    Table(
+        "batches",
+        "Committed batches. A row of any table counts from the moment its batch is listed here.",
+        (
+            BATCH_ID,
+            Column("batch_number", pa.int64(), "Rises by one with every batch.", minimum=1),
+            _text("step", "The step.", STEPS),
+            _text("timepoint", "The visit.", (*TIMEPOINTS, UNKNOWN_TIMEPOINT)),
+            _count("n_knee_visit", "Knee-visits the batch has rows of."),
+            _count("n_quarantined", "Refused inputs in the batch."),
+            _text("code_version", "Version of the code that computed it."),
+            _text("config_hash", "Hash of the parameters it was computed with."),
+        ),
+        partitioned=False,
+    ),
+)
+
+TABLES: Mapping[str, Table] = {table.name: table for table in _ALL}
+"""Every table by name. `batches` is the commit point."""
+
+
+def data_dictionary() -> str:
+    """Every table and column as Markdown."""
+    lines = ["# Data dictionary", ""]
+    for table in TABLES.values():
+        lines += [f"## {table.name}", "", table.description, ""]
+        if table.partitioned:
+            lines += ["Partitioned by `timepoint`.", ""]
+        lines += [
+            "| column | type | unit | missing | values | description |",
+            "|---|---|---|---|---|---|",
+        ]
+        lines += [
+            f"| {column.name} | {column.duckdb_type} | {column.unit} "
+            f"| {'yes' if column.nullable else 'no'} | {column.limits} | {column.description} |"
+            for column in table.columns
+        ]
+        lines.append("")
+        if table.rules:
+            lines += [f"- `{rule.column}`: {rule.expected}" for rule in table.rules] + [""]
+    return "\n".join(lines)

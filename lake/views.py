@@ -1,0 +1,158 @@
+"""DuckDB as the lens: views over the committed Parquet files, in memory or in a throw-away file.
+
+`<table>_history` holds every committed row with its batch_number; `<table>` only what counts now:
+of a result the rows of the newest batch for its knee-visit, and none where that batch refused the
+input. What counts is itself SQL: `sql/lake/current_results.sql`, `sql/lake/quarantine.sql`.
+"""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import duckdb
+
+import sql
+from lake.delta import live_files
+from lake.errors import LakeError
+from lake.files import fsync_directory, fsync_file
+from lake.tables import TABLES, Table
+
+VIEW_GROUPS = ("lake", "biomarkers")
+
+
+def _quote(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
+
+
+def committed_batches(root: Path) -> set[str]:
+    """The batches that count."""
+    files = live_files(root, TABLES["batches"])
+    # A file of `batches` holds one batch unless it was compacted.
+    known = {file.batch_id for file in files}
+    if None not in known:
+        return {batch_id for batch_id in known if batch_id is not None}
+    with duckdb.connect() as connection:
+        rows = connection.execute(
+            "SELECT batch_id FROM read_parquet($files)",
+            {"files": [str(file.path) for file in files]},
+        ).fetchall()
+    return {row[0] for row in rows}
+
+
+def committed_files(root: Path, table: Table, committed: set[str]) -> list[Path]:
+    """The files of a table whose rows count; compacted ones hold committed rows only."""
+    return [
+        file.path
+        for file in live_files(root, table)
+        if file.batch_id is None or file.batch_id in committed
+    ]
+
+
+def _source(table: Table, files: Sequence[Path]) -> str:
+    """A query of a table's stored columns, with their types even when there are no files."""
+    typed = ", ".join(
+        f"CAST({column.name} AS {column.duckdb_type}) AS {column.name}" for column in table.columns
+    )
+    if files:
+        listed = ", ".join(_quote(str(path)) for path in files)
+        origin = f"read_parquet([{listed}], hive_partitioning = true, hive_types_autocast = false)"
+        return f"SELECT {typed} FROM {origin}"  # noqa: S608 - registry names and our own paths
+    empty = ", ".join(
+        f"CAST(NULL AS {column.duckdb_type}) AS {column.name}" for column in table.columns
+    )
+    return f"SELECT {empty} WHERE false"
+
+
+def _newest(table: Table, columns: str) -> str:
+    keys = ", ".join(table.key)
+    return (
+        f"SELECT {columns} FROM {table.name}_history "  # noqa: S608 - registry names
+        f"QUALIFY rank() OVER (PARTITION BY {keys} ORDER BY batch_number DESC) = 1"
+    )
+
+
+def _result(table: Table, columns: str) -> str:
+    return (
+        f"SELECT {columns} FROM {table.name}_history SEMI JOIN "  # noqa: S608 - registry names
+        f"(SELECT knee_visit, batch_id FROM current_results WHERE step = '{table.step}') "
+        "USING (knee_visit, batch_id)"
+    )
+
+
+def view_statements(root: Path) -> Iterator[str]:
+    """The statements that make every view, in order.
+
+    `batches` is looked at first: what it lists is complete in every table looked at later.
+    """
+    committed = committed_batches(root)
+    batches = TABLES["batches"]
+    yield (f"CREATE VIEW batches AS {_source(batches, committed_files(root, batches, committed))}")
+    for table in TABLES.values():
+        if table is not batches:
+            source = _source(table, committed_files(root, table, committed))
+            yield (
+                f"CREATE VIEW {table.name}_history AS SELECT rows.*, batches.batch_number "  # noqa: S608 - registry names
+                f"FROM ({source}) AS rows JOIN batches USING (batch_id)"
+            )
+    ledger = TABLES["ledger"]
+    yield f"CREATE VIEW ledger AS {_newest(ledger, ', '.join(ledger.column_names))}"
+    files = {file.name: file for file in sql.views(VIEW_GROUPS)}
+    yield f"CREATE VIEW current_results AS {files.pop('current_results').text}"
+    for table in TABLES.values():
+        columns = ", ".join(table.column_names)
+        if table.step == "ingest":
+            yield f"CREATE VIEW {table.name} AS {_newest(table, columns)}"
+        elif table.step:
+            yield f"CREATE VIEW {table.name} AS {_result(table, columns)}"
+    for file in files.values():
+        yield f"CREATE VIEW {file.name} AS {file.text}"
+
+
+def connect(root: Path) -> duckdb.DuckDBPyConnection:
+    """An in-memory connection with every view, on what is committed at this moment."""
+    connection = duckdb.connect(
+        config={"autoinstall_known_extensions": "false", "autoload_known_extensions": "false"}
+    )
+    try:
+        for statement in view_statements(root):
+            connection.execute(statement)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def require_read_only(connection: duckdb.DuckDBPyConnection, query: str) -> None:
+    """Refuse anything but one query.
+
+    Raises:
+        LakeError: the text is no query, several, or one that changes something.
+    """
+    try:
+        statements = connection.extract_statements(query)
+    except duckdb.Error as error:
+        raise LakeError(f"this is not SQL that DuckDB understands: {error}") from error
+    if len(statements) != 1:
+        raise LakeError(f"give one query; this text holds {len(statements)}")
+    kind = statements[0].type
+    # PIVOT without a list of values is two statements to DuckDB: find the values, then pivot.
+    is_pivot = kind == duckdb.StatementType.MULTI and "pivot" in query.lower()
+    if kind not in (duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN) and not is_pivot:
+        raise LakeError(
+            f"the lake is read-only in SQL; {kind.name} is not a query "
+            "(to store a result, use `--format` and a file)"
+        )
+
+
+def write_catalog(root: Path, path: Path) -> None:
+    """Write the views as a DuckDB file for other clients, swapped in whole.
+
+    It holds no data and is out of date after the next batch: write it again.
+    """
+    staged = path.with_name(path.name + ".new")
+    staged.unlink(missing_ok=True)
+    with duckdb.connect(str(staged)) as connection:
+        for statement in view_statements(root):
+            connection.execute(statement)
+    fsync_file(staged)
+    staged.replace(path)
+    fsync_directory(path.parent)

@@ -1,0 +1,34 @@
+-- Bland-Altman agreement of the mean on the map with the mean on the surface.
+-- bias is map minus surface; the limits are bias -+ 1.96 sd; slope is that of the difference on
+-- the mean of the two, which tells whether the bias grows with the value.
+-- grain: one row per bone, biomarker and weighting ('pixels' as the paper, or 'area').
+-- assumes: knee-visits are taken as independent, as the paper does.
+WITH pairs AS (
+    SELECT bone, biomarker, 'pixels' AS weighting, surface_mean, map_mean AS on_map
+    FROM map_agreement
+    UNION ALL
+    SELECT bone, biomarker, 'area', surface_mean, map_mean_area_weighted
+    FROM map_agreement
+),
+differences AS (
+    SELECT
+        bone,
+        biomarker,
+        weighting,
+        on_map - surface_mean AS difference,
+        (on_map + surface_mean) / 2 AS mean_of_pair
+    FROM pairs
+)
+SELECT
+    bone,
+    biomarker,
+    weighting,
+    count(*) AS n,
+    avg(difference) AS bias,
+    stddev_samp(difference) AS sd,
+    bias - 1.96 * sd AS lower_limit,
+    bias + 1.96 * sd AS upper_limit,
+    avg(mean_of_pair) AS mean_of_both,
+    regr_slope(difference, mean_of_pair) AS slope
+FROM differences
+GROUP BY bone, biomarker, weighting

@@ -1,0 +1,35 @@
+-- Inputs that are refused now, each with its reason and what to do.
+-- A refusal by segmentation or maps counts while its batch is the newest that tried the knee-visit.
+-- A refusal at ingest counts until something lands for its knee-visit in a later batch; a file that
+-- tells no knee-visit stays, its newest refusal only. All refusals ever: quarantine_history.
+-- grain: one row per refused file and step.
+-- assumes: a later delivery for the same knee-visit answers an earlier refusal.
+WITH landed AS (
+    SELECT knee_visit, max(batch_number) AS batch_number
+    FROM (
+        SELECT knee_visit, batch_number FROM scans_history
+        UNION ALL
+        SELECT knee_visit, batch_number FROM label_files_history
+    )
+    GROUP BY knee_visit
+),
+at_ingest AS (
+    SELECT *
+    FROM quarantine_history
+    WHERE stage = 'ingest'
+    QUALIFY rank() OVER (PARTITION BY knee_visit, file ORDER BY batch_number DESC) = 1
+),
+refused AS (
+    SELECT at_ingest.*
+    FROM at_ingest
+    LEFT JOIN landed ON landed.knee_visit = at_ingest.knee_visit
+    WHERE landed.batch_number IS NULL OR landed.batch_number <= at_ingest.batch_number
+    UNION ALL BY NAME
+    SELECT tried.*
+    FROM quarantine_history AS tried
+    SEMI JOIN ledger
+        ON ledger.knee_visit = tried.knee_visit
+        AND ledger.step = tried.stage
+        AND ledger.batch_id = tried.batch_id
+)
+SELECT * EXCLUDE (batch_number) FROM refused
