@@ -223,6 +223,7 @@ def _assemble(frames: list[Frame], name: str, spacing_tolerance: float) -> Volum
     along_normal_mm = np.array([frame.position_mm @ normal for frame in frames])
     slice_number = _groups(along_normal_mm, SAME_SLICE_MM)
     echo_number, echo_times_ms = _echoes(frames)
+    _require_no_echo_gap(echo_times_ms, name)
     n_slice = int(slice_number.max()) + 1
     if n_slice < 2:
         raise BadInputError(
@@ -268,6 +269,28 @@ def _echoes(frames: Sequence[Frame]) -> tuple[NDArray[np.intp], NDArray[np.float
     times_ms = np.array([frame.echo_time_ms for frame in frames], dtype=np.float64)
     number = _groups(times_ms, SAME_ECHO_MS)
     return number, np.array([np.median(times_ms[number == i]) for i in range(number.max() + 1)])
+
+
+def _require_no_echo_gap(echo_times_ms: NDArray[np.float64], name: str) -> None:
+    """An otherwise even train with a gap of whole steps has lost an echo in every slice.
+
+    Trains that are uneven by design (10, 20, 40, 80 ms) have no common step and pass.
+    """
+    gaps_ms = np.diff(echo_times_ms)
+    if len(gaps_ms) < 3:
+        return
+    step_ms = float(np.median(gaps_ms))
+    steps = np.rint(gaps_ms / step_ms)
+    is_whole = np.abs(gaps_ms - steps * step_ms) <= 0.02 * step_ms
+    if is_whole.all() and (steps == 1).mean() >= 2 / 3 and (steps > 1).any():
+        last = int(np.argmax(steps > 1))
+        raise BadInputError(
+            Reason.MISSING_ECHO,
+            name,
+            f"lacks the echo at {echo_times_ms[last] + step_ms:g} ms of every slice (echoes lie "
+            f"{step_ms:g} ms apart)",
+            _RE_EXPORT,
+        )
 
 
 def _frame_table(

@@ -3,6 +3,7 @@ import logging
 import random
 import shutil
 import traceback
+import warnings
 import zipfile
 from pathlib import Path
 
@@ -357,6 +358,17 @@ def test_missing_echo(tmp_path: Path):
     assert "68.00 mm" in str(error)
 
 
+def test_an_echo_missing_everywhere(tmp_path: Path):
+    times_ms = (10.0, 20.0, 40.0, 50.0, 60.0)
+    files = mr_series(random_array(5), times_ms)
+    assert "30 ms of every slice" in str(refusal(save(files, tmp_path / "s"), Reason.MISSING_ECHO))
+
+
+def test_an_uneven_echo_train_is_no_fault(tmp_path: Path):
+    files = mr_series(random_array(4), (10.0, 20.0, 40.0, 80.0))
+    assert len(read_echoes(save(files, tmp_path / "s")).echo_times_ms) == 4
+
+
 def test_missing_slice_is_named(tmp_path: Path):
     files = mr_series(random_array(n_slice=6))
     del files[2]
@@ -579,6 +591,12 @@ def broken_versions(tmp_path: Path) -> list[Path]:
     files = fresh()
     files[1].Modality = "CANARYMOD"
     add("modality", files)
+    files = fresh()
+    for dataset in files:
+        with pydicom.config.disable_value_validation(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            dataset.add_new("SpecificCharacterSet", "CS", "CANARYCHARSET")
+    add("charset", files)
     for keyword in ("EchoTime", "ImagePositionPatient", "RescaleSlope", "NumberOfFrames"):
         files = fresh()
         with pydicom.config.disable_value_validation():
