@@ -93,7 +93,7 @@ class MsmeProtocol:
     repetition_time_ms: float = 2700.0
     echo_times_ms: tuple[float, ...] = (10.0, 20.0, 30.0, 40.0, 50.0, 60.0, 70.0)
     slice_thickness_mm: float = 3.0
-    profile_samples: int = 4
+    profile_samples: int = 3
 
 
 def dess_signal(

@@ -213,9 +213,9 @@ def field_at(solid: FloatArray, points_mm: FloatArray) -> FloatArray:
 
 
 @njit(cache=True)
-def nearest_at(solid: FloatArray, points_mm: FloatArray) -> FloatArray:
+def nearest_at(solid: FloatArray, points_mm: FloatArray, tolerance_mm: float) -> FloatArray:
     """Signed distance, nearest surface point and normal at points (n, 3): shape (n, 7)."""
     out = np.empty((points_mm.shape[0], 7))
     for i in range(points_mm.shape[0]):
-        out[i] = nearest(solid, points_mm[i, 0], points_mm[i, 1], points_mm[i, 2], 1e-9)
+        out[i] = nearest(solid, points_mm[i, 0], points_mm[i, 1], points_mm[i, 2], tolerance_mm)
     return out

@@ -27,6 +27,9 @@ FloatArray = NDArray[np.float64]
 JOINT_GAP_MM = 0.4
 """Least distance between the cartilages of two bones."""
 
+_EXACT_MM, _POSE_MM = 1e-9, 1e-4
+"""When to stop looking for the nearest surface point: for the truth, and to pose the bones."""
+
 KNEE_CENTRE_MM = (-74.0, -10.0, 5.0)
 """Where the middle of a right knee lies in the scanner, before the visit's own pose."""
 
@@ -91,7 +94,7 @@ class KneeTruth:
 
     def _nearest(self, bone: Bone, points_mm: FloatArray) -> tuple[BoneTruth, FloatArray]:
         truth = self.bones[bone]
-        return truth, nearest_at(truth.anatomy.solid, truth.to_bone(points_mm))
+        return truth, nearest_at(truth.anatomy.solid, truth.to_bone(points_mm), _EXACT_MM)
 
     def bone_distance_mm(self, bone: Bone, points_mm: FloatArray) -> FloatArray:
         """Signed distance to the bone surface, negative inside, shape (n,)."""
@@ -166,7 +169,7 @@ def _rigid(rotation: FloatArray, translation_mm: FloatArray) -> FloatArray:
 
 def _outer_points(anatomy: BoneAnatomy, seeds_mm: FloatArray) -> FloatArray:
     """The outer surface (cartilage, or bone where bare) near seed points, in the bone's frame."""
-    found = nearest_at(anatomy.solid, seeds_mm)
+    found = nearest_at(anatomy.solid, seeds_mm, _POSE_MM)
     thickness = _thickness(BoneTruth(anatomy, np.eye(4)), found)
     return found[:, 1:4] + thickness[:, None] * found[:, 4:7]
 
@@ -189,9 +192,9 @@ def _close_joint(
     roll_axis = np.cross(medial_axis, approach)
     femur_truth = BoneTruth(femur, np.eye(4))
     pose = start
-    for _ in range(12):
+    for _ in range(8):
         points = outer_mm @ pose[:3, :3].T + pose[:3, 3]
-        found = nearest_at(femur.solid, points)
+        found = nearest_at(femur.solid, points, _POSE_MM)
         gap = found[:, 0] - _thickness(femur_truth, found) - JOINT_GAP_MM
         across = points[:, 0] - pose[0, 3]
         medial, lateral = across > 0.0, across <= 0.0
@@ -204,14 +207,14 @@ def _close_joint(
         turn = _rotation(0.7 * roll * roll_axis)
         pose = _rigid(turn @ pose[:3, :3], pose[:3, 3] + 0.9 * shift * approach)
     points = outer_mm @ pose[:3, :3].T + pose[:3, 3]
-    found = nearest_at(femur.solid, points)
+    found = nearest_at(femur.solid, points, _POSE_MM)
     nearest_gap = float(np.min(found[:, 0] - _thickness(femur_truth, found)))
     return _rigid(pose[:3, :3], pose[:3, 3] + min(nearest_gap - JOINT_GAP_MM, 0.0) * approach)
 
 
 def _articulate(anatomy: Mapping[Bone, BoneAnatomy], size: float) -> dict[Bone, FloatArray]:
     """Poses of the bones in the femur's frame."""
-    across, along = np.meshgrid(np.arange(-34.0, 36.0, 2.5), np.arange(-22.0, 20.0, 2.5))
+    across, along = np.meshgrid(np.arange(-34.0, 36.0, 3.0), np.arange(-22.0, 20.0, 3.0))
     plateau = size * np.stack([across, along, np.full_like(across, -7.0)], axis=-1).reshape(-1, 3)
     across, along = np.meshgrid(np.arange(-18.0, 18.1, 2.0), np.arange(-12.0, 18.1, 2.0))
     facets = size * np.stack([across, np.full_like(across, 8.0), along], axis=-1).reshape(-1, 3)
