@@ -78,7 +78,8 @@ def delivery_files(path: Path, max_bytes: int = DEFAULT_MAX_BYTES) -> Iterator[D
         yield DeliveredFile(short_name(path), path.read_bytes())
 
 
-def _is_clutter(name: PurePosixPath) -> bool:
+def is_clutter(name: PurePosixPath) -> bool:
+    """Whether a file is beside the data: hidden, a directory listing, text, PDF."""
     return (
         any(part.startswith(".") or part == "__MACOSX" for part in name.parts)
         or name.name.lower() in _CLUTTER_NAMES
@@ -88,7 +89,7 @@ def _is_clutter(name: PurePosixPath) -> bool:
 
 def _folder_files(folder: Path) -> Iterator[DeliveredFile]:
     for file in sorted(folder.rglob("*")):
-        if file.is_file() and not _is_clutter(PurePosixPath(file.relative_to(folder).as_posix())):
+        if file.is_file() and not is_clutter(PurePosixPath(file.relative_to(folder).as_posix())):
             try:
                 content = file.read_bytes()
             except OSError as error:
@@ -143,7 +144,7 @@ def _zip_files(archive: Path, max_bytes: int) -> Iterator[DeliveredFile]:
                 _refuse_large(archive, max_bytes)
             for member in members:
                 name = PurePosixPath(member.filename)
-                if not member.is_dir() and not _is_clutter(name):
+                if not member.is_dir() and not is_clutter(name):
                     content = opened.read(member)
                     yield DeliveredFile(short_name(f"{archive.name}/{name.name}"), content)
     # RuntimeError: encrypted. NotImplementedError: a compression zipfile does not know.
@@ -189,7 +190,7 @@ def _tar_files(archive: Path, max_bytes: int) -> Iterator[DeliveredFile]:
                 if total > max_bytes:
                     _refuse_large(archive, max_bytes)
                 name = PurePosixPath(member.name)
-                reader = None if _is_clutter(name) else opened.extractfile(member)
+                reader = None if is_clutter(name) else opened.extractfile(member)
                 if reader is not None:
                     content = reader.read()
                     if len(content) < member.size:

@@ -105,6 +105,17 @@ def read_labels(path: Path, scheme: Scheme, grid: Volume | EchoSeries | None = N
     return LabelVolume(values, affine, scheme)
 
 
+def is_segmentation(file: DeliveredFile) -> bool:
+    """Whether a file is a DICOM segmentation, by its SOP class.
+
+    Raises:
+        BadInputError: it is not DICOM, or damaged.
+    """
+    with quiet_pydicom():
+        dataset = read_dataset(file, ("SOPClassUID",))
+        return str(dataset.get("SOPClassUID") or "") in _SEGMENTATION_CLASSES
+
+
 def write_labels(labels: Volume, path: Path) -> None:
     """Write a label volume as .nrrd, .nii or .nii.gz; same labels, same bytes.
 
