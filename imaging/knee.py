@@ -3,15 +3,15 @@
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from imaging.compartments import in_compartments, split_x_mm
-from imaging.labels import BONES, Bone, LabelVolume, Tissue
-from imaging.morphometry import skeleton_thickness, tissue_volumes_mm3
+from imaging.labels import BONE_TISSUE, BONES, CARTILAGE_TISSUES, Bone, LabelVolume, Tissue
+from imaging.morphometry import SkeletonThickness, skeleton_thickness, tissue_volumes_mm3
 from imaging.projection import (
     CYLINDER_RADIUS_MM,
     LayerMeans,
@@ -30,7 +30,13 @@ from imaging.sphere import (
     map_values,
     sample_sphere,
 )
-from imaging.surface import BoneSurface, bone_surface, crop_shaft, largest_component
+from imaging.surface import (
+    BoneSurface,
+    bone_surface,
+    bounding_box,
+    crop_shaft,
+    largest_component,
+)
 from imaging.volume import EchoSeries, Side, Volume, index_to_world, to_knee_frame
 
 ThicknessMethod = Literal["skeleton", "skeleton_subvoxel", "normal"]
@@ -64,10 +70,14 @@ class MapParameters:
 
 @dataclass(frozen=True)
 class Biomarker:
-    """An area-weighted mean over the surface of a compartment.
+    """A mean over a compartment of one bone.
 
-    `bone_shape` is taken over the whole surface the map's range shows, the others over the
+    Thickness by the paper's method ('skeleton') is the mean over the skeleton pixels it is
+    measured at, n of them. Everything else is an area-weighted mean over n surface vertices:
+    'skeleton_projected' is that same thickness on the bone surface, which the maps show;
+    `bone_shape` is taken over the whole surface within the map's range, the others over its
     cartilage-covered part. Units: mm, or ms for T2. `mean` and `sd` are None where n is 0.
+    `area_mm2` is the surface area the values lie over.
     """
 
     bone: Bone
@@ -198,10 +208,12 @@ def knee_maps(
     agreement: list[Agreement] = []
     quality: list[T2Quality] = []
     for bone in bones:
-        surface, measured, crossing = _measure_surface(labels, bone, parameters, watch)
+        with watch("orient"):
+            around = _around_bone(labels, bone)
+        surface, measured, crossing, skeleton = _measure_surface(around, bone, parameters, watch)
         if t2_series is not None:
             t2, bone_quality = _measure_t2(
-                labels, bone, surface, crossing, t2_series, shift, parameters, watch
+                around, bone, surface, crossing, t2_series, shift, parameters, watch
             )
             measured |= t2
             if bone_quality is not None:
@@ -210,8 +222,11 @@ def knee_maps(
             sampling = sample_sphere(surface, FRAMES[bone], hit_rule=parameters.hit_rule)
             maps[bone] = _bone_maps(surface, sampling, measured, crossing, parameters)
         with watch("biomarkers"):
-            split_mm = split_x_mm(labels, surface, bone)
+            split_mm = split_x_mm(around, surface, bone)
             biomarkers += _biomarkers(bone, surface, measured, split_mm, parameters)
+            biomarkers += _skeleton_biomarkers(
+                bone, skeleton, surface, crossing, split_mm, parameters
+            )
             agreement += _agreement(bone, surface, measured, maps[bone], parameters)
     with watch("volumes"):
         volumes = tissue_volumes_mm3(labels)
@@ -229,10 +244,19 @@ def knee_maps(
     )
 
 
+def _around_bone(labels: LabelVolume, bone: Bone) -> LabelVolume:
+    """The part of a label volume that holds a bone and its cartilage."""
+    mask = labels.mask(BONE_TISSUE[bone], *CARTILAGE_TISSUES[bone])
+    box = bounding_box(mask)
+    affine = labels.affine.copy()
+    affine[:3, 3] = index_to_world(affine, np.array([edge.start for edge in box]))
+    return replace(labels, array=labels.array[box], affine=affine)
+
+
 def _measure_surface(
     labels: LabelVolume, bone: Bone, parameters: MapParameters, watch: _Stopwatch
-) -> tuple[BoneSurface, dict[str, NDArray[np.float64]], NormalCrossing]:
-    """A bone's surface, the per-vertex bone shape and thickness by every method, coverage."""
+) -> tuple[BoneSurface, dict[str, NDArray[np.float64]], NormalCrossing, SkeletonThickness]:
+    """A bone's surface, bone shape and thickness at its vertices, coverage, the skeleton."""
     with watch("surface"):
         bone_mask = crop_shaft(largest_component(labels.bone(bone)), labels.affine, bone)
         surface = bone_surface(bone_mask, labels.affine)
@@ -258,7 +282,7 @@ def _measure_surface(
         "skeleton_subvoxel": chord * np.sqrt(1.0 - tilt**2),
         "normal": crossing.thickness_mm,
     }
-    return surface, measured, crossing
+    return surface, measured, crossing, skeleton
 
 
 def _measure_t2(
@@ -363,16 +387,8 @@ def _biomarkers(
     members = in_compartments(surface.vertices_mm[:, 0], split_mm)
     rows = []
     for name, values in measured.items():
-        thickness = name in THICKNESS_METHODS
-        biomarker = "cartilage_thickness" if thickness else name
-        method = (
-            name
-            if thickness
-            else "centroid_distance"
-            if name == "bone_shape"
-            else parameters.t2.model
-        )
-        default = not thickness or name == parameters.thickness_method
+        biomarker, method = _biomarker_and_method(name, parameters)
+        default = biomarker != "cartilage_thickness" or method == parameters.thickness_method
         for compartment, member in members.items():
             inside = member & np.isfinite(values)
             area = surface.vertex_area_mm2[inside]
@@ -390,6 +406,46 @@ def _biomarkers(
                     float(area.sum()),
                 )
             )
+    return rows
+
+
+def _biomarker_and_method(name: str, parameters: MapParameters) -> tuple[str, str]:
+    """What a measured quantity is called in the biomarkers table."""
+    if name == "skeleton":
+        return "cartilage_thickness", "skeleton_projected"
+    if name in THICKNESS_METHODS:
+        return "cartilage_thickness", name
+    return name, "centroid_distance" if name == "bone_shape" else parameters.t2.model
+
+
+def _skeleton_biomarkers(
+    bone: Bone,
+    skeleton: SkeletonThickness,
+    surface: BoneSurface,
+    crossing: NormalCrossing,
+    split_mm: float,
+    parameters: MapParameters,
+) -> list[Biomarker]:
+    """The paper's thickness where it is measured: at the skeleton pixels of the slices."""
+    over_surface = in_compartments(surface.vertices_mm[:, 0], split_mm)
+    rows = []
+    for compartment, member in in_compartments(skeleton.points_mm[:, 0], split_mm).items():
+        values = skeleton.skeleton_mm[member]
+        mean, sd = _weighted(values, np.ones(len(values)))
+        covered = crossing.covered & over_surface[compartment]
+        rows.append(
+            Biomarker(
+                bone,
+                compartment,
+                "cartilage_thickness",
+                "skeleton",
+                parameters.thickness_method == "skeleton",
+                mean,
+                sd,
+                len(values),
+                float(surface.vertex_area_mm2[covered].sum()),
+            )
+        )
     return rows
 
 

@@ -101,7 +101,12 @@ class LabelVolume(Volume):
 
     def mask(self, *wanted: Tissue) -> NDArray[np.bool_]:
         """Where any of the wanted tissues lies; all False where the scheme has none of them."""
-        return np.isin(self.array, self.scheme.values(wanted))
+        values = self.scheme.values(wanted)
+        if self.array.dtype == np.uint8:
+            chosen = np.zeros(256, dtype=bool)
+            chosen[[value for value in values if value < 256]] = True
+            return chosen[self.array]
+        return np.isin(self.array, values)
 
     def bone(self, bone: Bone) -> NDArray[np.bool_]:
         """Where a bone lies."""
