@@ -209,13 +209,15 @@ class Batch:
         """Make the batch count. After an error it does not, unless `batches` lists it.
 
         Raises:
-            SchemaError: results without their ledger row, or a ledger row twice.
+            SchemaError: results without their ledger row, or two rows of the same thing.
             OSError: the disk refused.
         """
         tables = {name: pa.concat_tables(shares) for name, shares in self._rows.items()}
         if not tables:
             self.discard()
             return
+        for name, rows in tables.items():
+            _require_grain(TABLES[name], rows)
         self._require_ledger(tables)
         ordered = {name: _in_order(TABLES[name], tables[name]) for name in sorted(tables)}
         batch_id = self._identify({name: lines for name, (_, lines) in ordered.items()})
@@ -259,8 +261,6 @@ class Batch:
                 raise SchemaError(
                     f"ledger: {row['knee_visit']} has step {row['step']} in a batch of {self._step}"
                 )
-            if row["knee_visit"] in status:
-                raise SchemaError(f"ledger: {row['knee_visit']} is in this batch twice")
             status[row["knee_visit"]] = row["status"]
         for name, rows in tables.items():
             if TABLES[name].step in ("", "ingest"):
@@ -315,6 +315,18 @@ def _index_rows(part: MapPart, relative: str) -> list[dict[str, Any]]:
 def _has_values(part: MapPart, variable: str) -> list[bool]:
     values = part.maps[variable]
     return [bool(np.isfinite(one).any()) for one in values]
+
+
+def _require_grain(table: Table, rows: pa.Table) -> None:
+    seen: set[tuple[Any, ...]] = set()
+    for row in rows.select(list(table.grain)).to_pylist() if table.grain else []:
+        values = tuple(row.values())
+        if values in seen:
+            raise SchemaError(
+                f"{table.name}: {', '.join(map(str, values))} is in this batch twice; one row per "
+                + ", ".join(table.grain)
+            )
+        seen.add(values)
 
 
 def _in_order(table: Table, rows: pa.Table) -> tuple[pa.Table, list[str]]:

@@ -34,19 +34,21 @@ class LiveFile:
         path: where it lies.
         size: bytes.
         timepoint: its partition; None in a table that is not partitioned.
-        first_batch_id, last_batch_id: least and greatest batch_id in it.
+        first_batch_id, last_batch_id: least and greatest batch_id in it; None in a file that
+            another Delta client wrote without saying.
     """
 
     relative: str
     path: Path
     size: int
     timepoint: str | None
-    first_batch_id: str
-    last_batch_id: str
+    first_batch_id: str | None
+    last_batch_id: str | None
 
     @property
     def batch_id(self) -> str | None:
-        """The batch that wrote it; None when it holds several batches' rows."""
+        """The batch that wrote it; None when it holds several batches' rows,
+        as after another client's OPTIMIZE."""
         return self.first_batch_id if self.first_batch_id == self.last_batch_id else None
 
 
@@ -74,8 +76,8 @@ def live_files(root: Path, table: Table) -> list[LiveFile]:
             path=folder / unquote(action["path"]),
             size=action["size_bytes"],
             timepoint=action.get("partition.timepoint"),
-            first_batch_id=action["min.batch_id"],
-            last_batch_id=action["max.batch_id"],
+            first_batch_id=action.get("min.batch_id"),
+            last_batch_id=action.get("max.batch_id"),
         )
         for action in actions
     ]

@@ -1,6 +1,6 @@
 """Rows of any kind to the exact Arrow table the registry asks for, or an error that says where."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
 import duckdb
@@ -25,27 +25,47 @@ def _columns(rows: Rows) -> tuple[int, dict[str, Any]]:
     return len(rows), {name: [row.get(name) for row in rows] for name in names}
 
 
-def _first_misfit(values: Iterable[Any], column: Column) -> tuple[int, Any]:
-    """The first value that is not of the column's type."""
-    for row, value in enumerate(values):
-        try:
-            pa.array([value], column.type)
-        except (pa.ArrowInvalid, pa.ArrowTypeError):
-            return row, value
-    raise SchemaError(f"column {column.name} cannot be read as {column.duckdb_type}")
+def _fits(found: pa.DataType, wanted: pa.DataType) -> bool:
+    """Whether values of a type may become another: numbers numbers, text text, never a parse."""
+    types = pa.types
+    if types.is_dictionary(found):
+        found = found.value_type
+    if types.is_null(found):
+        return True
+    if types.is_list(wanted):
+        is_list = types.is_list(found) or types.is_large_list(found)
+        return is_list and _fits(found.value_type, wanted.value_type)
+    if types.is_string(wanted):
+        return types.is_string(found) or types.is_large_string(found) or types.is_string_view(found)
+    if types.is_boolean(wanted):
+        return types.is_boolean(found)
+    return types.is_integer(found) or types.is_floating(found)
+
+
+def _cast(values: Any, column: Column) -> pa.Array | pa.ChunkedArray:
+    natural = values if isinstance(values, pa.ChunkedArray) else pa.array(values)
+    if not _fits(natural.type, column.type):
+        raise pa.ArrowTypeError(f"{natural.type} is not {column.type}")
+    # A safe cast, since building int64 directly would cut 1.5 down to 1.
+    return natural.cast(column.type)
 
 
 def _convert(table: Table, column: Column, values: Any) -> pa.Array | pa.ChunkedArray:
+    refusals = (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError)
     try:
-        if isinstance(values, pa.ChunkedArray):
-            return values.cast(column.type)
-        return pa.array(values, column.type)
-    except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError) as error:
+        return _cast(values, column)
+    except refusals as error:
         plain = values.to_pylist() if isinstance(values, pa.ChunkedArray) else values
-        row, value = _first_misfit(plain, column)
+        for row, value in enumerate(plain):
+            try:
+                _cast([value], column)
+            except refusals:
+                raise SchemaError(
+                    f"{table.name}, row {row}: {column.name} = {value!r} is not of type "
+                    f"{column.duckdb_type}"
+                ) from error
         raise SchemaError(
-            f"{table.name}, row {row}: {column.name} = {value!r} is not of type "
-            f"{column.duckdb_type}"
+            f"{table.name}: the values of {column.name} are not all of type {column.duckdb_type}"
         ) from error
 
 
@@ -96,7 +116,7 @@ def to_arrow(table: Table, rows: Rows, filled: Mapping[str, Any]) -> pa.Table:
     arrays = []
     for column in table.columns:
         if column.name not in values:
-            if column.name not in filled and not column.nullable:
+            if n_row and column.name not in filled and not column.nullable:
                 raise SchemaError(f"{table.name}: column {column.name} is missing from every row")
             values[column.name] = [filled.get(column.name)] * n_row
         arrays.append(_convert(table, column, values[column.name]))

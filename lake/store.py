@@ -273,9 +273,9 @@ class Lake:
             files.write_whole(marker, json.dumps({"format_version": FORMAT_VERSION}) + "\n")
 
     def _next_number(self) -> int:
-        # A batch_id opens with its number, so the log alone tells the last one.
-        committed = delta.live_files(self.root, TABLES["batches"])
-        return max((int(file.last_batch_id.split("-")[0]) for file in committed), default=0) + 1
+        # A batch_id opens with its number.
+        committed = views.committed_batches(self.root)
+        return max((int(batch_id.split("-")[0]) for batch_id in committed), default=0) + 1
 
     def _sweep(self) -> Swept:
         for table in TABLES.values():

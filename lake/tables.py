@@ -114,6 +114,7 @@ class Table:
         partitioned: by timepoint.
         step: the step whose batches write it; '' when any step may.
         key: what its newest batch replaces: rows of the same key in older batches leave the view.
+        grain: the columns that tell two rows of a batch apart; () where rows may repeat.
         rules: conditions that involve more than one column.
     """
 
@@ -123,6 +124,7 @@ class Table:
     partitioned: bool = True
     step: str = ""
     key: tuple[str, ...] = ()
+    grain: tuple[str, ...] = ()
     rules: tuple[Check, ...] = ()
 
     @property
@@ -308,6 +310,7 @@ _ALL = (
         ),
         step="ingest",
         key=("knee_visit", "sequence"),
+        grain=("knee_visit", "sequence"),
         rules=(_KNEE_VISIT_RULE,),
     ),
     Table(
@@ -316,6 +319,7 @@ _ALL = (
         (*_knee(), _SCHEME, _SOURCE, _LABEL_FINGERPRINT, BATCH_ID),
         step="ingest",
         key=("knee_visit",),
+        grain=("knee_visit",),
         rules=(_KNEE_VISIT_RULE,),
     ),
     Table(
@@ -333,6 +337,7 @@ _ALL = (
         ),
         step="segmentation",
         key=("knee_visit",),
+        grain=("knee_visit",),
         rules=(_KNEE_VISIT_RULE,),
     ),
     Table(
@@ -346,6 +351,7 @@ _ALL = (
         ),
         step="segmentation",
         key=("knee_visit",),
+        grain=("knee_visit", "tissue"),
         rules=(_KNEE_VISIT_RULE,),
     ),
     Table(
@@ -388,6 +394,7 @@ _ALL = (
         ),
         step="maps",
         key=("knee_visit",),
+        grain=("knee_visit", "bone"),
         rules=(_KNEE_VISIT_RULE,),
     ),
     Table(
@@ -408,6 +415,7 @@ _ALL = (
         ),
         step="maps",
         key=("knee_visit",),
+        grain=("knee_visit", "bone", "compartment", "biomarker", "method"),
         rules=_biomarker_rules(),
     ),
     Table(
@@ -431,6 +439,7 @@ _ALL = (
         ),
         step="maps",
         key=("knee_visit",),
+        grain=("knee_visit", "bone", "biomarker"),
         rules=(_KNEE_VISIT_RULE,),
     ),
     Table(
@@ -463,6 +472,7 @@ _ALL = (
         ),
         step="maps",
         key=("knee_visit",),
+        grain=("knee_visit", "bone"),
         rules=(_KNEE_VISIT_RULE,),
     ),
     Table(
@@ -493,6 +503,7 @@ _ALL = (
             BATCH_ID,
         ),
         key=("knee_visit", "step"),
+        grain=("knee_visit", "step"),
         rules=(
             Check(
                 "knee_visit_spelling",
@@ -516,6 +527,7 @@ _ALL = (
             _text("config_hash", "Hash of the parameters it was computed with."),
         ),
         partitioned=False,
+        grain=("batch_id",),
     ),
 )
 
