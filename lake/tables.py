@@ -299,6 +299,15 @@ _ALL = (
             _count("n_files", "Files the series was read from.", 1),
             *_grid("scan"),
             Column(
+                "affine",
+                pa.list_(pa.float64()),
+                "4 x 4 matrix by rows, (slice, row, column) index to LPS mm: the grid a label of "
+                "the scan has to lie on.",
+                "mm",
+                minimum=-5000.0,
+                maximum=5000.0,
+            ),
+            Column(
                 "echo_times_ms",
                 pa.list_(pa.float64()),
                 "Echo times, rising.",
@@ -311,7 +320,10 @@ _ALL = (
         step="ingest",
         key=("knee_visit", "sequence"),
         grain=("knee_visit", "sequence"),
-        rules=(_KNEE_VISIT_RULE,),
+        rules=(
+            _KNEE_VISIT_RULE,
+            Check("affine_size", "affine", "len(affine) = 16", "expected 16 numbers"),
+        ),
     ),
     Table(
         "label_files",

@@ -32,6 +32,7 @@ def scan(subject_id: int, sequence: str, fingerprint: str, timepoint: str = "V00
         "sequence": sequence,
         "series_fingerprint": fingerprint,
         "n_files": 10,
+        "affine": [0.7, 0, 0, -60, 0, 0, 0.4, -20, 0, -0.4, 0, 30, 0, 0, 0, 1],
         "echo_times_ms": [10.0, 20.0] if sequence == "MSME" else [16.3],
     }
 
@@ -158,10 +159,6 @@ def run_maps(
             numbers = [row["subject_id"] for row in rows]
             batch.add_map_part("femur", part(numbers, timepoint=timepoint, t2=with_t2))
             for row in rows:
-                batch.add(
-                    "biomarkers", [biomarker(row["subject_id"], mean, timepoint=timepoint)]
-                )
-                batch.add(
-                    "ledger", [ledger(row["knee_visit"], "maps", row["input_fingerprint"])]
-                )
+                batch.add("biomarkers", [biomarker(row["subject_id"], mean, timepoint=timepoint)])
+                batch.add("ledger", [ledger(row["knee_visit"], "maps", row["input_fingerprint"])])
     return [row["knee_visit"] for row in pending]
