@@ -7,7 +7,9 @@ pixel, so a slab of n pixels reads n + 1 pixels when n is odd and n when it is e
 variant measures the chord through the skeleton pixel to the sub-pixel border on both sides.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 from numba import njit
@@ -23,6 +25,14 @@ PAPER_PIXEL_MM = 140.0 / 384.0
 """In-plane pixel of the paper's 3D-DESS, mm. The bias of the skeleton method is in pixels, so a
 label on another in-plane grid is first resampled to this one: otherwise the published thickness
 would change with the grid a label happens to be stored on."""
+
+_PHASES = (0.0, 0.5)
+"""Where a resampled grid starts, in pixels along rows and columns. Odd and even slabs read one
+pixel apart, so one start alone moves a real medial tibia's mean by 5 %; the mean over four is
+within 3 % of the label's own grid."""
+
+_RESAMPLING_SMOOTHING_MM = 0.25
+"""In-plane Gaussian before resampling, so that old pixels' corners do not grow spurs."""
 
 _SAME_PIXEL = 0.02
 """In-plane pixels within this share of PAPER_PIXEL_MM are taken as they are."""
@@ -89,19 +99,15 @@ def skeleton_thickness(
     affine = affine.copy()
     start = np.array([edge.start for edge in box]) - np.array([0, 4, 4])
     affine[:3, 3] = index_to_world(affine, start)
-    if pixel_mm is not None:
-        slices, affine = _with_pixel(slices, affine, pixel_mm)
-    pixel = np.linalg.norm(affine[:3, 1:3], axis=0)
-    found = [
-        _slice_thickness(plane, index, pixel) for index, plane in enumerate(slices) if plane.any()
-    ]
-    at = np.concatenate([part[0] for part in found])
-    return SkeletonThickness(
-        index_to_world(affine, at),
-        np.concatenate([part[1] for part in found]),
-        np.concatenate([part[2] for part in found]),
-        normal,
-    )
+    found = []
+    for planes, at in _on_paper_grid(slices, affine, pixel_mm):
+        pixel = np.linalg.norm(at[:3, 1:3], axis=0)
+        for index, plane in enumerate(planes):
+            if plane.any():
+                pixels, skeleton_mm, chord_mm = _slice_thickness(plane, index, pixel)
+                found.append((index_to_world(at, pixels), skeleton_mm, chord_mm))
+    points_mm, skeleton_mm, chord_mm = (np.concatenate(parts) for parts in zip(*found, strict=True))
+    return SkeletonThickness(points_mm, skeleton_mm, chord_mm, normal)
 
 
 def _slice_thickness(
@@ -127,29 +133,36 @@ def _slice_thickness(
     return at, 2.0 * distance[rows, columns], chord
 
 
-def _with_pixel(
-    slices: NDArray[np.bool_], affine: NDArray[np.float64], pixel_mm: float
-) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
-    """Resample the slices in plane, through the signed distance so that borders stay smooth."""
+def _on_paper_grid(
+    slices: NDArray[np.bool_], affine: NDArray[np.float64], pixel_mm: float | None
+) -> Iterator[tuple[NDArray[np.bool_], NDArray[np.float64]]]:
+    """The slices on the paper's in-plane pixel: as they are, or resampled at several phases."""
     pixel = np.linalg.norm(affine[:3, 1:3], axis=0)
-    if np.all(np.abs(pixel / pixel_mm - 1.0) < _SAME_PIXEL):
-        return slices, affine
+    if pixel_mm is None or np.all(np.abs(pixel / pixel_mm - 1.0) < _SAME_PIXEL):
+        yield slices, affine
+        return
     shape = [
-        int(np.floor((size - 1) * old / pixel_mm)) + 1
-        for size, old in zip(slices.shape[1:], pixel, strict=True)
+        int((size - 1) * old / pixel_mm) for size, old in zip(slices.shape[1:], pixel, strict=True)
     ]
-    grid = np.meshgrid(
-        *(np.arange(size) * pixel_mm / old for size, old in zip(shape, pixel, strict=True)),
-        indexing="ij",
-    )
-    resampled = np.zeros((len(slices), *shape), dtype=bool)
-    for index, plane in enumerate(slices):
-        if plane.any():
-            field = ndimage.gaussian_filter(plane.astype(np.float32), _EDGE_SMOOTHING_PIXELS)
-            resampled[index] = ndimage.map_coordinates(field, grid, order=1) >= 0.5
-    affine = affine.copy()
-    affine[:3, 1:3] *= pixel_mm / pixel
-    return resampled, affine
+    sigma = _RESAMPLING_SMOOTHING_MM / pixel
+    fields = {
+        index: ndimage.gaussian_filter(plane.astype(np.float32), sigma)
+        for index, plane in enumerate(slices)
+        if plane.any()
+    }
+    step = pixel_mm / pixel
+    for phase in product(_PHASES, repeat=2):
+        grid = np.meshgrid(
+            *((np.arange(shape[axis]) + phase[axis]) * step[axis] for axis in range(2)),
+            indexing="ij",
+        )
+        resampled = np.zeros((len(slices), *shape), dtype=bool)
+        for index, plane in fields.items():
+            resampled[index] = ndimage.map_coordinates(plane, grid, order=1) >= 0.5
+        moved = affine.copy()
+        moved[:3, 3] = index_to_world(affine, np.array([0.0, *(np.array(phase) * step)]))
+        moved[:3, 1:3] *= step
+        yield resampled, moved
 
 
 @njit(cache=True)
