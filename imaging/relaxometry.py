@@ -318,28 +318,46 @@ def _fit_exponential(
     signals: NDArray[np.float64], times_ms: NDArray[np.float64], options: FitOptions
 ) -> T2Fit:
     """Two- or three-parameter least squares."""
+    with_offset = options.model == "three_parameter"
+    values, flags = _run_kernel(signals, times_ms, options, with_offset=with_offset)
+    if with_offset and options.offset == "non_negative":
+        redo = (values[2] < 0) | (flags == FitFlag.NO_DECAY)
+        values[:, redo], flags[redo] = _run_kernel(
+            signals[redo], times_ms, options, with_offset=False
+        )
+    return _as_fit(values, flags)
+
+
+def _run_kernel(
+    signals: NDArray[np.float64],
+    times_ms: NDArray[np.float64],
+    options: FitOptions,
+    *,
+    with_offset: bool,
+) -> tuple[NDArray[np.float64], NDArray[np.uint8]]:
+    """The rows of a fit as an array (5, n_voxel), and its flags."""
     spacing_ms = np.diff(times_ms)
     even = np.allclose(spacing_ms, spacing_ms[0], rtol=_EVEN_SPACING_TOLERANCE, atol=0.0)
+    table = kernels.decay_table(times_ms, options.t2_bounds_ms, with_offset)
+    shortest_ms, longest_ms = options.t2_bounds_ms
     values = np.empty((5, len(signals)))
     flags = np.empty(len(signals), dtype=np.uint8)
     kernels.fit_exponential(
         signals,
         kernels.Echoes(times_ms, float(spacing_ms.mean()) if even else 0.0),
-        (
-            kernels.decay_table(times_ms, options.t2_bounds_ms, with_offset=True),
-            kernels.decay_table(times_ms, options.t2_bounds_ms, with_offset=False),
-        ),
+        table,
         kernels.FitRule(
-            options.model == "three_parameter",
-            options.offset == "non_negative",
-            options.t2_bounds_ms[0],
-            options.t2_bounds_ms[1],
+            with_offset,
+            float(shortest_ms),
+            float(longest_ms),
+            float(table.nodes[0]),
+            float(table.nodes[-1]),
             options.tolerance,
             POOR_FIT_R2,
         ),
         (values, flags),
     )
-    return _as_fit(values, flags)
+    return values, flags
 
 
 def _fit_log_linear(

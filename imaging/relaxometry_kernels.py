@@ -38,8 +38,11 @@ CELL_WIDTH = 0.2
 """Widest distance between nodes in log T2. At this width and degree seven the table's own error
 in T2 is below the fit's tolerance for most voxels, so that one evaluation confirms the optimum."""
 
-START_STEPS = 3
-"""Newton steps on a cell's polynomial, after a parabola through three nodes."""
+START_STEPS = 4
+"""Newton steps on a cell's polynomial from its node."""
+
+BLOCK = 32
+"""Voxels the start is found for at once."""
 
 MAX_STEPS = 60
 """Steps after which a voxel is given up as not converged; most voxels take none or one."""
@@ -62,7 +65,7 @@ class DecayTable(NamedTuple):
 
     Attributes:
         nodes: evenly spaced log T2 from one bound to the other, shape (n_node,).
-        at_nodes: the curve at the nodes, shape (n_padded, n_node), zero where padded.
+        at_nodes: the curve at the nodes, shape (n_node, n_padded), zero where padded.
         cells: polynomial coefficients of the curve around each node in units of the node distance,
             good for one such distance to either side, shape (n_node, n_padded, N_COEFFICIENTS).
     """
@@ -77,28 +80,36 @@ class FitRule(NamedTuple):
 
     Attributes:
         with_offset: whether the constant C is part of the model.
-        non_negative_offset: whether a fit with C < 0 is replaced by the best one with C = 0.
         shortest_ms: the smallest T2 allowed.
         longest_ms: the largest T2 allowed.
+        log_shortest: logarithm of the smallest, the table's first node.
+        log_longest: logarithm of the largest, its last.
         tolerance: relative step in T2 below which the iteration stops.
         poor_fit_r2: share of explained variance below which a fit is called poor.
     """
 
     with_offset: bool
-    non_negative_offset: bool
     shortest_ms: float
     longest_ms: float
+    log_shortest: float
+    log_longest: float
     tolerance: float
     poor_fit_r2: float
 
 
-class _Scratch(NamedTuple):
-    """Working space of one voxel, allocated once."""
+class _Block(NamedTuple):
+    """Working space of `BLOCK` voxels, voxels along the last axis."""
 
     signal: NDArray[np.float64]
-    agreement: NDArray[np.float64]
+    most: NDArray[np.float64]
+    best: NDArray[np.float64]
+    total: NDArray[np.float64]
+    sums: NDArray[np.float64]
     poly: NDArray[np.float64]
-    curve: NDArray[np.float64]
+    lowest: NDArray[np.float64]
+    highest: NDArray[np.float64]
+    place: NDArray[np.float64]
+    log_t2: NDArray[np.float64]
 
 
 # "contract" lets a product and a sum become one instruction; NaN and infinity keep their meaning.
@@ -128,8 +139,8 @@ def decay_table(
     to_coefficients = np.linalg.pinv(np.vander(place, N_COEFFICIENTS, increasing=True))
     n_echo = times_ms.size
     n_padded = -(-n_echo // 4) * 4
-    at_nodes = np.zeros((n_padded, n_node))
-    at_nodes[:n_echo] = _unit_curve(times_ms, nodes, with_offset).T
+    at_nodes = np.zeros((n_node, n_padded))
+    at_nodes[:, :n_echo] = _unit_curve(times_ms, nodes, with_offset)
     cells = np.zeros((n_node, n_padded, N_COEFFICIENTS))
     cells[:, :n_echo] = np.einsum("ks,nse->nek", to_coefficients, curves)
     return DecayTable(nodes, at_nodes, cells)
@@ -149,75 +160,99 @@ def _unit_curve(
 
 
 @_compile
-def _best_node(signal: NDArray, at_nodes: NDArray, agreement: NDArray) -> int:
-    """Fill the agreement of a signal with the curve at every node; the node with the most.
+def _best_nodes(block: _Block, at_nodes: NDArray) -> None:
+    """Fill the node each voxel of a block agrees with most, and how much; -1 where with none.
 
-    The sums over echoes are written four at a time so that the loop over nodes is the vectorised
-    one; signal and table are padded with zero echoes for that.
+    The sums over echoes are written four at a time and the voxels of a block are the inner loop, so
+    that the compiler works on many voxels at once; signal and table are padded with zero echoes.
     """
-    n_echo, n_node = at_nodes.shape
-    agreement[:] = 0.0
-    for echo in range(0, n_echo, 4):
-        y0, y1, y2, y3 = signal[echo], signal[echo + 1], signal[echo + 2], signal[echo + 3]
-        for node in range(n_node):
-            agreement[node] += (
-                y0 * at_nodes[echo, node]
-                + y1 * at_nodes[echo + 1, node]
-                + y2 * at_nodes[echo + 2, node]
-                + y3 * at_nodes[echo + 3, node]
-            )
-    best = 0
-    most = agreement[0]
-    for node in range(1, n_node):
-        if agreement[node] > most:
-            most = agreement[node]
-            best = node
-    return best
+    signal, most, best, total = block.signal, block.most, block.best, block.total
+    n_node, n_echo = at_nodes.shape
+    for voxel in range(BLOCK):
+        most[voxel] = 0.0
+        best[voxel] = -1.0
+    for node in range(n_node):
+        for voxel in range(BLOCK):
+            total[voxel] = 0.0
+        for echo in range(0, n_echo, 4):
+            u0, u1 = at_nodes[node, echo], at_nodes[node, echo + 1]
+            u2, u3 = at_nodes[node, echo + 2], at_nodes[node, echo + 3]
+            for voxel in range(BLOCK):
+                total[voxel] += (
+                    u0 * signal[echo, voxel]
+                    + u1 * signal[echo + 1, voxel]
+                    + u2 * signal[echo + 2, voxel]
+                    + u3 * signal[echo + 3, voxel]
+                )
+        number = float(node)
+        for voxel in range(BLOCK):
+            here = total[voxel]
+            so_far = most[voxel]
+            best[voxel] = number if here > so_far else best[voxel]
+            most[voxel] = here if here > so_far else so_far
 
 
 @_compile
-def _combine_cell(signal: NDArray, cell: NDArray, poly: NDArray) -> None:
-    """Fill the polynomial of one voxel's agreement in one cell."""
-    poly[:] = 0.0
-    for echo in range(0, cell.shape[0], 4):
-        y0, y1, y2, y3 = signal[echo], signal[echo + 1], signal[echo + 2], signal[echo + 3]
+def _combine_cells(block: _Block, cells: NDArray) -> None:
+    """Fill the polynomial of each voxel's agreement around its best node, and where it is valid."""
+    signal, sums = block.signal, block.sums
+    n_node, n_echo, _ = cells.shape
+    for voxel in range(BLOCK):
+        node = max(int(block.best[voxel]), 0)
         for order in range(N_COEFFICIENTS):
-            poly[order] += (
-                y0 * cell[echo, order]
-                + y1 * cell[echo + 1, order]
-                + y2 * cell[echo + 2, order]
-                + y3 * cell[echo + 3, order]
-            )
+            sums[order] = 0.0
+        for echo in range(0, n_echo, 4):
+            y0, y1 = signal[echo, voxel], signal[echo + 1, voxel]
+            y2, y3 = signal[echo + 2, voxel], signal[echo + 3, voxel]
+            for order in range(N_COEFFICIENTS):
+                sums[order] += (
+                    y0 * cells[node, echo, order]
+                    + y1 * cells[node, echo + 1, order]
+                    + y2 * cells[node, echo + 2, order]
+                    + y3 * cells[node, echo + 3, order]
+                )
+        for order in range(N_COEFFICIENTS):
+            block.poly[order, voxel] = sums[order]
+        block.lowest[voxel] = 0.0 if node == 0 else -1.0
+        block.highest[voxel] = 0.0 if node == n_node - 1 else 1.0
 
 
 @_compile
-def _start(table: DecayTable, scratch: _Scratch) -> float:
-    """Where in log T2 the table agrees best with a signal; NaN where it agrees nowhere."""
-    agreement = scratch.agreement
-    poly = scratch.poly
-    best = _best_node(scratch.signal, table.at_nodes, agreement)
-    if agreement[best] <= 0.0:
-        return np.nan
-    _combine_cell(scratch.signal, table.cells[best], poly)
-    last = table.nodes.size - 1
-    lowest = 0.0 if best == 0 else -1.0
-    highest = 0.0 if best == last else 1.0
-    place = 0.0
-    if 0 < best < last:
-        below = agreement[best - 1] - agreement[best]
-        above = agreement[best + 1] - agreement[best]
-        place = 0.5 * (below - above) / min(below + above, -1e-300)
+def _climb(block: _Block) -> None:
+    """Newton steps to the top of each voxel's polynomial."""
+    poly, place = block.poly, block.place
+    for voxel in range(BLOCK):
+        place[voxel] = 0.0
     for _ in range(START_STEPS):
-        slope = 0.0
-        bend = 0.0
-        for order in range(N_COEFFICIENTS - 1, 0, -1):
-            bend = bend * place + slope
-            slope = slope * place + order * poly[order]
-        uphill = 1.0 if slope > 0.0 else -1.0
-        step = -slope / bend if bend < 0.0 else uphill
-        place = min(max(place + step, lowest), highest)
-    width = table.nodes[1] - table.nodes[0]
-    return min(max(table.nodes[best] + place * width, table.nodes[0]), table.nodes[last])
+        for voxel in range(BLOCK):
+            x = place[voxel]
+            c2, c3, c4 = poly[2, voxel], poly[3, voxel], poly[4, voxel]
+            c5, c6, c7 = poly[5, voxel], poly[6, voxel], poly[7, voxel]
+            slope = poly[1, voxel] + x * (
+                2 * c2 + x * (3 * c3 + x * (4 * c4 + x * (5 * c5 + x * (6 * c6 + x * 7 * c7))))
+            )
+            bend = 2 * c2 + x * (
+                6 * c3 + x * (12 * c4 + x * (20 * c5 + x * (30 * c6 + x * 42 * c7)))
+            )
+            uphill = 1.0 if slope > 0.0 else -1.0
+            step = -slope / bend if bend < 0.0 else uphill
+            place[voxel] = min(max(x + step, block.lowest[voxel]), block.highest[voxel])
+
+
+@_compile
+def _start_block(block: _Block, table: DecayTable) -> None:
+    """Fill where in log T2 the table agrees best with each voxel; NaN where it agrees nowhere."""
+    _best_nodes(block, table.at_nodes)
+    _combine_cells(block, table.cells)
+    _climb(block)
+    nodes = table.nodes
+    width = nodes[1] - nodes[0]
+    for voxel in range(BLOCK):
+        if block.best[voxel] < 0.0:
+            block.log_t2[voxel] = np.nan
+        else:
+            log_t2 = nodes[int(block.best[voxel])] + block.place[voxel] * width
+            block.log_t2[voxel] = min(max(log_t2, nodes[0]), nodes[nodes.size - 1])
 
 
 @_compile
@@ -237,7 +272,7 @@ def _fill_curve(echoes: Echoes, rate: float, curve: NDArray) -> None:
 
 @_compile
 def _project(
-    echoes: Echoes, log_t2: float, with_offset: bool, scratch: _Scratch
+    echoes: Echoes, signal: NDArray, curve: NDArray, log_t2: float, with_offset: bool
 ) -> tuple[float, float, float, float, float]:
     """Best S0 and C for one T2, and what a Levenberg-Marquardt step in log T2 needs.
 
@@ -246,8 +281,6 @@ def _project(
         and curvature (squared length of dmodel/dlog T2 across what S0 and C can take up).
     """
     times_ms = echoes.times_ms
-    signal = scratch.signal
-    curve = scratch.curve
     rate = math.exp(-log_t2)
     _fill_curve(echoes, rate, curve)
     n = float(times_ms.size)
@@ -281,26 +314,24 @@ def _project(
 
 
 @_compile
-def _fit_voxel(
-    echoes: Echoes, table: DecayTable, with_offset: bool, tolerance: float, scratch: _Scratch
+def _refine(
+    echoes: Echoes, signal: NDArray, curve: NDArray, log_t2: float, rule: FitRule
 ) -> tuple[int, float, float, float, float, float]:
-    """Levenberg-Marquardt from the table's start: flag, log T2, S0, C, SSE, curvature."""
-    lowest = table.nodes[0]
-    highest = table.nodes[table.nodes.size - 1]
-    log_t2 = _start(table, scratch)
+    """Levenberg-Marquardt from a start: flag, log T2, S0 at the first echo, C, SSE, curvature."""
     if math.isnan(log_t2):
         return NO_DECAY, np.nan, np.nan, np.nan, np.nan, np.nan
-    s0, offset, sse, gradient, curvature = _project(echoes, log_t2, with_offset, scratch)
+    lowest, highest = rule.log_shortest, rule.log_longest
+    s0, offset, sse, gradient, curvature = _project(echoes, signal, curve, log_t2, rule.with_offset)
     damping = 0.0
     for _ in range(MAX_STEPS):
         step = gradient / (curvature * (1.0 + damping))
         if (log_t2 <= lowest and step <= 0.0) or (log_t2 >= highest and step >= 0.0):
             return AT_BOUND, log_t2, s0, offset, sse, curvature
-        if abs(step) < tolerance:
+        if abs(step) < rule.tolerance:
             return OK, log_t2, s0, offset, sse, curvature
         trial = min(max(log_t2 + step, lowest), highest)
         t_s0, t_offset, t_sse, t_gradient, t_curvature = _project(
-            echoes, trial, with_offset, scratch
+            echoes, signal, curve, trial, rule.with_offset
         )
         # Close to the optimum the gain of a step drowns in the rounding of the sum of squares,
         # where only the gradient still tells a good step from a bad one.
@@ -317,20 +348,19 @@ def _fit_voxel(
 
 
 @_compile
-def _classify_signal(echo_values: NDArray, signal: NDArray) -> tuple[int, float]:
-    """Copy one voxel's echoes; whether they can be fitted, and their variance times n_echo."""
+def _classify_signal(echo_values: NDArray) -> tuple[int, float]:
+    """Whether one voxel's echoes can be fitted, and their variance times n_echo."""
     n_echo = echo_values.size
     total = 0.0
     power = 0.0
     for echo in range(n_echo):
-        value = np.float64(echo_values[echo])
-        signal[echo] = value
+        value = echo_values[echo]
         total += value
         power += value * value
     mean = total / n_echo
     spread = 0.0
     for echo in range(n_echo):
-        deviation = signal[echo] - mean
+        deviation = echo_values[echo] - mean
         spread += deviation * deviation
     if not math.isfinite(power):
         return NON_FINITE, spread
@@ -341,10 +371,36 @@ def _classify_signal(echo_values: NDArray, signal: NDArray) -> tuple[int, float]
 
 
 @_compile
+def _fit_voxel(
+    echoes: Echoes, signal: NDArray, curve: NDArray, log_t2: float, rule: FitRule
+) -> tuple[int, float, float, float, float, float]:
+    """Fit one voxel from its start: flag, T2, S0, C, standard error of T2 and residual RMS."""
+    flag, spread = _classify_signal(signal)
+    if flag != OK:
+        return flag, np.nan, np.nan, np.nan, np.nan, np.nan
+    flag, log_t2, s0, offset, sse, curvature = _refine(echoes, signal, curve, log_t2, rule)
+    if flag == NO_DECAY:
+        return flag, np.nan, np.nan, np.nan, np.nan, np.nan
+    if flag == AT_BOUND:
+        # The logarithm and back would miss it by a rounding error.
+        t2_ms = rule.shortest_ms if log_t2 <= rule.log_shortest else rule.longest_ms
+    else:
+        t2_ms = min(max(math.exp(log_t2), rule.shortest_ms), rule.longest_ms)
+    s0 *= math.exp(echoes.times_ms[0] / t2_ms)
+    freedom = signal.size - (3 if rule.with_offset else 2)
+    error = np.nan
+    if flag == OK and freedom > 0:
+        error = t2_ms * math.sqrt(sse / (freedom * curvature))
+    if flag == OK and sse > (1.0 - rule.poor_fit_r2) * spread:
+        flag = POOR_FIT
+    return flag, t2_ms, s0, offset, error, math.sqrt(sse / signal.size)
+
+
+@_compile
 def fit_exponential(
-    signals: NDArray,
+    signals: NDArray[np.float64],
     echoes: Echoes,
-    tables: tuple[DecayTable, DecayTable],
+    table: DecayTable,
     rule: FitRule,
     results: tuple[NDArray[np.float64], NDArray[np.uint8]],
 ) -> None:
@@ -353,53 +409,41 @@ def fit_exponential(
     Args:
         signals: shape (n_voxel, n_echo), C order.
         echoes: echo times.
-        tables: of the model with an offset and of the one without.
+        table: of the rule's model and bounds.
         rule: what to fit.
         results: filled; values of shape (5, n_voxel): T2, S0, C, standard error of T2 and residual
             RMS; and flags of shape (n_voxel,).
     """
     values, flags = results
-    offset_table, plain_table = tables
     n_voxel, n_echo = signals.shape
-    signal = np.zeros(offset_table.at_nodes.shape[0])
+    block = _Block(
+        np.zeros((table.at_nodes.shape[1], BLOCK)),
+        np.empty(BLOCK),
+        np.empty(BLOCK),
+        np.empty(BLOCK),
+        np.empty(N_COEFFICIENTS),
+        np.empty((N_COEFFICIENTS, BLOCK)),
+        np.empty(BLOCK),
+        np.empty(BLOCK),
+        np.empty(BLOCK),
+        np.empty(BLOCK),
+    )
     curve = np.empty(n_echo)
-    poly = np.empty(N_COEFFICIENTS)
-    offset_scratch = _Scratch(signal, np.empty(offset_table.nodes.size), poly, curve)
-    plain_scratch = _Scratch(signal, np.empty(plain_table.nodes.size), poly, curve)
-    for voxel in range(n_voxel):
-        flag, spread = _classify_signal(signals[voxel], signal)
-        if flag != OK:
-            flags[voxel] = flag
-            values[:, voxel] = np.nan
-            continue
-        free = 3
-        offset = 0.0
-        if rule.with_offset:
-            flag, log_t2, s0, offset, sse, curvature = _fit_voxel(
-                echoes, offset_table, True, rule.tolerance, offset_scratch
+    for first in range(0, n_voxel, BLOCK):
+        n_here = min(BLOCK, n_voxel - first)
+        # A last, short block fits leftovers of the one before beside its own; nobody reads them.
+        for voxel in range(n_here):
+            for echo in range(n_echo):
+                block.signal[echo, voxel] = signals[first + voxel, echo]
+        _start_block(block, table)
+        for voxel in range(n_here):
+            here = first + voxel
+            flag, t2_ms, s0, offset, error, rms = _fit_voxel(
+                echoes, signals[here], curve, block.log_t2[voxel], rule
             )
-        if not rule.with_offset or (
-            rule.non_negative_offset and (flag == NO_DECAY or offset < 0.0)
-        ):
-            free = 2
-            flag, log_t2, s0, offset, sse, curvature = _fit_voxel(
-                echoes, plain_table, False, rule.tolerance, plain_scratch
-            )
-        if flag == NO_DECAY:
-            flags[voxel] = NO_DECAY
-            values[:, voxel] = np.nan
-            continue
-        # The logarithm and back may miss a bound by a rounding error.
-        t2_ms = min(max(math.exp(log_t2), rule.shortest_ms), rule.longest_ms)
-        if flag == AT_BOUND:
-            t2_ms = rule.shortest_ms if log_t2 <= plain_table.nodes[0] else rule.longest_ms
-        values[0, voxel] = t2_ms
-        values[1, voxel] = s0 * math.exp(echoes.times_ms[0] / t2_ms)
-        values[2, voxel] = offset
-        values[3, voxel] = np.nan
-        if flag == OK and n_echo > free:
-            values[3, voxel] = t2_ms * math.sqrt(sse / (n_echo - free) / curvature)
-        values[4, voxel] = math.sqrt(sse / n_echo)
-        if flag == OK and sse > (1.0 - rule.poor_fit_r2) * spread:
-            flag = POOR_FIT
-        flags[voxel] = flag
+            flags[here] = flag
+            values[0, here] = t2_ms
+            values[1, here] = s0
+            values[2, here] = offset
+            values[3, here] = error
+            values[4, here] = rms
