@@ -3,7 +3,6 @@
 All come out in LPS with axes (slowest, ..., fastest) of the file, nothing resampled.
 """
 
-import gzip
 import hashlib
 from collections.abc import Mapping
 from itertools import permutations, product
@@ -19,6 +18,7 @@ from pydicom.dataset import Dataset
 from imaging.archive import DeliveredFile, delivery_files, short_name
 from imaging.dicom_frames import quiet_pydicom, read_dataset
 from imaging.errors import BadInputError, Reason
+from imaging.image_files import RAS_TO_LPS, reverse_axes, write_volume
 from imaging.labels import BONE_TISSUE, LabelVolume, Scheme, Tissue
 from imaging.volume import EchoSeries, Volume, index_to_world
 
@@ -28,7 +28,6 @@ LABEL_SUFFIXES = (".nrrd", ".nii", ".nii.gz", ".mha", ".mhd", ".dcm")
 GRID_TOLERANCE_MM = 0.1
 """How far the corners of two grids may lie apart and still be the same grid."""
 
-_RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 _LETTER_SIGN = {"left": (0, 1.0), "right": (0, -1.0), "posterior": (1, 1.0)} | {
     "anterior": (1, -1.0),
     "superior": (2, 1.0),
@@ -120,22 +119,13 @@ def write_labels(labels: Volume, path: Path) -> None:
     """Write a label volume as .nrrd, .nii or .nii.gz; same labels, same bytes.
 
     Raises:
-        ValueError: another suffix.
+        ValueError: another suffix, or values that are no whole numbers.
     """
-    lower = path.name.lower()
-    if lower.endswith(".nrrd"):
-        path.write_bytes(_nrrd_bytes(labels))
-    elif lower.endswith((".nii", ".nii.gz")):
-        affine = _RAS_TO_LPS @ labels.affine @ _reverse_axes()
-        image = nibabel.Nifti1Image(np.ascontiguousarray(labels.array.T), affine)
-        # Code 1: the scanner's coordinates.
-        image.set_sform(affine, code=1)
-        image.set_qform(affine, code=1)
-        image.header.set_xyzt_units("mm")
-        content = image.to_bytes()
-        path.write_bytes(gzip.compress(content, mtime=0) if lower.endswith("gz") else content)
-    else:
-        raise ValueError(f"{path.name}: labels are written as .nrrd, .nii or .nii.gz")
+    if labels.array.dtype.kind not in "ui":
+        raise ValueError(
+            f"labels of type {labels.array.dtype} are not written; use uint8 or uint16"
+        )
+    write_volume(labels, path)
 
 
 def require_bones(labels: LabelVolume, file: Path | str) -> None:
@@ -227,16 +217,9 @@ def _no_geometry(name: str) -> BadInputError:
     )
 
 
-def _reverse_axes() -> NDArray[np.float64]:
-    """Turns the columns of an affine from (i, j, k) to (k, j, i) order and back."""
-    swap = np.eye(4)
-    swap[:3, :3] = np.eye(3)[::-1]
-    return swap
-
-
 def _read_nrrd(path: Path) -> tuple[NDArray, NDArray[np.float64]]:
     array, header = nrrd.read(str(path))
-    return array.T, _nrrd_affine(header, short_name(path)) @ _reverse_axes()
+    return array.T, _nrrd_affine(header, short_name(path)) @ reverse_axes()
 
 
 def _nrrd_affine(header: Mapping[str, Any], name: str) -> NDArray[np.float64]:
@@ -273,7 +256,7 @@ def _read_nifti(path: Path) -> tuple[NDArray, NDArray[np.float64]]:
     # Unit codes other than metre and micrometre mean mm, as does their absence.
     scale_mm = {"meter": 1000.0, "micron": 0.001}.get(header.get_xyzt_units()[0], 1.0)
     affine = np.diag([scale_mm, scale_mm, scale_mm, 1.0]) @ image.affine
-    return array.T, _RAS_TO_LPS @ affine @ _reverse_axes()
+    return array.T, RAS_TO_LPS @ affine @ reverse_axes()
 
 
 def _read_metaimage(path: Path) -> tuple[NDArray, NDArray[np.float64]]:
@@ -286,36 +269,7 @@ def _read_metaimage(path: Path) -> tuple[NDArray, NDArray[np.float64]]:
     affine = np.eye(4)
     affine[:3, :3] = np.reshape(image.GetDirection(), (3, 3)) * np.array(image.GetSpacing())
     affine[:3, 3] = image.GetOrigin()
-    return SimpleITK.GetArrayFromImage(image), affine @ _reverse_axes()
-
-
-def _nrrd_bytes(labels: Volume) -> bytes:
-    array = np.ascontiguousarray(labels.array)
-    kinds = {"u1": "uchar", "u2": "ushort", "i2": "short", "i4": "int", "u4": "uint"}
-    kind = kinds.get(array.dtype.str[1:])
-    if kind is None:
-        raise ValueError(f"labels of type {array.dtype} are not written; use uint8 or uint16")
-    affine = labels.affine @ _reverse_axes()
-
-    def vector(values: NDArray[np.float64]) -> str:
-        return "(" + ",".join(repr(float(value)) for value in values) + ")"
-
-    header = "\n".join(
-        [
-            "NRRD0004",
-            f"type: {kind}",
-            "dimension: 3",
-            "space: left-posterior-superior",
-            "sizes: " + " ".join(str(size) for size in array.shape[::-1]),
-            "space directions: " + " ".join(vector(affine[:3, axis]) for axis in range(3)),
-            "kinds: domain domain domain",
-            "endian: little",
-            "encoding: gzip",
-            f"space origin: {vector(affine[:3, 3])}",
-        ]
-    )
-    little = array.astype(array.dtype.newbyteorder("<"), copy=False)
-    return header.encode() + b"\n\n" + gzip.compress(little.tobytes(), mtime=0)
+    return SimpleITK.GetArrayFromImage(image), affine @ reverse_axes()
 
 
 def _whole_numbers(array: NDArray, name: str) -> NDArray:
