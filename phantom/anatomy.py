@@ -144,7 +144,7 @@ def _femur(rng: np.random.Generator) -> tuple[FloatArray, FloatArray]:
     )  # fmt: skip
     solid = np.array(
         [
-            capsule((25.5, -3.0, 14.5), (18.5 * medial, 20.0 * medial), 9.5, half_length_mm=4.5,
+            capsule((25.5, -2.0, 14.5), (18.5 * medial, 20.0 * medial), 9.5, half_length_mm=4.5,
                     axes=ALONG_X),
             capsule((24.5, -15.0, 16.0), (23.0 * medial, 20.5 * medial), 10.0, half_length_mm=3.5,
                     axes=ALONG_X, blend_mm=5.0),
@@ -154,8 +154,8 @@ def _femur(rng: np.random.Generator) -> tuple[FloatArray, FloatArray]:
                     half_length_mm=4.0, axes=ALONG_X, blend_mm=5.0),
             capsule((0.0, -22.0, 22.0), (18.5 * trochlea, 20.0), 12.0, half_length_mm=17.0,
                     axes=ALONG_X, blend_mm=7.0),
-            capsule((0.0, -22.5, 68.0), (33.0, 18.5), 18.0, half_length_mm=50.0,
-                    end_radii_mm=(13.0, 11.5), blend_mm=10.0),
+            capsule((0.0, -25.0, 68.0), (32.0, 16.5), 18.0, half_length_mm=50.0,
+                    end_radii_mm=(13.0, 11.5), blend_mm=5.0),
             groove_rod,
             under_groove_rod,
             notch_rod,
@@ -252,7 +252,7 @@ _CONSTANT = (0.0, 0.0, 0.0, np.inf)
 
 _THICKNESS_BUMPS: Mapping[Bone, tuple[tuple[float, float, float, float, float], ...]] = {
     "femur": (
-        (*_CONSTANT, 2.05),
+        (*_CONSTANT, 2.15),
         (2.0, -38.0, 16.0, 11.0, 0.8),
         (24.0, -10.0, -5.0, 12.0, 0.45),
         (-16.0, -10.0, -4.0, 12.0, 0.45),

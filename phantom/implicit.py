@@ -17,8 +17,9 @@ UNION, SUBTRACT, INTERSECT = 0.0, 1.0, 2.0
 _CAPSULE, _PLANE = 0.0, 1.0
 
 LIPSCHITZ = 1.4
-"""The field never changes faster than this per millimetre where it is used to skip blocks; the
-ellipsoid distance of the capsules is approximate, a test measures the bound."""
+"""How fast the field is taken to change per millimetre when blocks are settled by their centre.
+The ellipsoid distance of the capsules is approximate and locally steeper; a test compares the
+blocks with every voxel asked for itself."""
 
 
 def capsule(
@@ -183,24 +184,38 @@ def nearest(
 
     Each step takes the point of the tangent plane at the present guess that is nearest to the
     query; it converges at the rate distance times curvature, so it is for points nearer than the
-    radius of curvature.
+    radius of curvature. Farther away it may fail to converge; then the surface point is the one
+    reached by following the gradient, which is on the surface but need not be the nearest.
     """
     px, py, pz = x, y, z
     nx, ny, nz = 0.0, 0.0, 0.0
-    for _ in range(40):
-        f, gx, gy, gz = field(solid, px, py, pz)
-        norm = np.sqrt(gx * gx + gy * gy + gz * gz)
-        if norm < 1e-12:
-            break
-        nx, ny, nz = gx / norm, gy / norm, gz / norm
-        step = (x - px) * nx + (y - py) * ny + (z - pz) * nz + f / norm
-        qx, qy, qz = x - step * nx, y - step * ny, z - step * nz
-        moved = abs(qx - px) + abs(qy - py) + abs(qz - pz)
-        px, py, pz = qx, qy, qz
-        if moved < tolerance_mm:
-            break
-    distance = (x - px) * nx + (y - py) * ny + (z - pz) * nz
-    return distance, px, py, pz, nx, ny, nz
+    outside = field(solid, x, y, z)[0] > 0.0
+    for attempt in range(2):
+        px, py, pz = x, y, z
+        moved = 1e9
+        for _ in range(40):
+            f, gx, gy, gz = field(solid, px, py, pz)
+            norm = np.sqrt(gx * gx + gy * gy + gz * gz)
+            if norm < 1e-12:
+                break
+            nx, ny, nz = gx / norm, gy / norm, gz / norm
+            step = f / norm
+            if attempt == 0:
+                step += (x - px) * nx + (y - py) * ny + (z - pz) * nz
+                qx, qy, qz = x - step * nx, y - step * ny, z - step * nz
+            else:
+                step = min(max(step, -3.0), 3.0)
+                qx, qy, qz = px - step * nx, py - step * ny, pz - step * nz
+            moved = abs(qx - px) + abs(qy - py) + abs(qz - pz)
+            px, py, pz = qx, qy, qz
+            if moved < tolerance_mm:
+                break
+        if moved < max(tolerance_mm, 1e-6):
+            along = (x - px) * nx + (y - py) * ny + (z - pz) * nz
+            if (along > 0.0) == outside or abs(along) < 10.0 * tolerance_mm:
+                break
+    distance = np.sqrt((x - px) ** 2 + (y - py) ** 2 + (z - pz) ** 2)
+    return (distance if outside else -distance), px, py, pz, nx, ny, nz
 
 
 @njit(cache=True)
