@@ -1,4 +1,4 @@
-"""Where imaging meets the lake: ingest of deliveries and the work of one knee-visit.
+"""From a delivery to maps and biomarkers: what the assets and the command line both call.
 
-Called by the Dagster assets and by the command line alike; knows nothing of Dagster.
+Knows imaging and the lake; knows nothing of Dagster.
 """

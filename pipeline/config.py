@@ -1,0 +1,100 @@
+"""Where things lie, with how many processes, and what the numbers depend on."""
+
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from imaging.knee import MapParameters
+from lake.tables import TIMEPOINTS
+
+__all__ = ["CODE_VERSION", "TIMEPOINTS", "Settings", "Step", "config_hash", "default_workers"]
+
+Step = Literal["ingest", "segmentation", "maps"]
+
+CODE_VERSION: Mapping[Step, str] = {"ingest": "1", "segmentation": "1", "maps": "1"}
+"""Version of each step's code. Raised by hand when its numbers change: all knees of that step are
+then pending again."""
+
+WORKER_MEMORY_BYTES = 2 * 1024**3
+"""What one worker may need: a knee of full resolution takes about 1.5 GB."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """One lake, its inbox and how to work on them.
+
+    Attributes:
+        lake_root: the lake's folder.
+        inbox: where deliveries lie. Holds identifiable data; the private locator lies there too.
+        scheme: tissue map of labels that do not name theirs: a shipped name or a .toml file.
+        workers: processes at most.
+        maps: what the numbers depend on.
+    """
+
+    lake_root: Path = Path("lake_data")
+    inbox: Path = Path("inbox")
+    scheme: str = "mskt"
+    workers: int = 1
+    maps: MapParameters = field(default_factory=MapParameters)
+
+    @classmethod
+    def from_environment(cls, **overrides: Any) -> "Settings":
+        """Settings of KNEELAKE_ROOT, KNEELAKE_INBOX, KNEELAKE_SCHEME and KNEELAKE_WORKERS.
+
+        Args:
+            **overrides: any attribute; None leaves it to the environment.
+
+        Raises:
+            ValueError: KNEELAKE_WORKERS is not a whole number from 1 on.
+        """
+        given = {name: value for name, value in overrides.items() if value is not None}
+        return cls(
+            lake_root=Path(given.pop("lake_root", os.environ.get("KNEELAKE_ROOT", "lake_data"))),
+            inbox=Path(given.pop("inbox", os.environ.get("KNEELAKE_INBOX", "inbox"))),
+            scheme=given.pop("scheme", os.environ.get("KNEELAKE_SCHEME", "mskt")),
+            workers=_workers(given.pop("workers", os.environ.get("KNEELAKE_WORKERS"))),
+            **given,
+        )
+
+
+def _workers(asked: str | int | None) -> int:
+    if asked is None or asked == "":
+        return default_workers()
+    text = str(asked)
+    if not text.isdecimal() or int(text) < 1:
+        raise ValueError(f"KNEELAKE_WORKERS is {text!r}; give a whole number from 1 on")
+    return int(text)
+
+
+def default_workers() -> int:
+    """As many processes as there are cores and memory for, at least one."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return max(1, min(cores or 1, _available_memory_bytes() // WORKER_MEMORY_BYTES))
+
+
+def _available_memory_bytes() -> int:
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        found = {line.split(":")[0]: int(line.split()[1]) for line in lines if " kB" in line}
+        available = found["MemAvailable"] * 1024
+    except (OSError, KeyError):
+        # Not Linux: half of what is built in.
+        available = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+    limit = Path("/sys/fs/cgroup/memory.max")
+    text = limit.read_text(encoding="ascii").strip() if limit.is_file() else "max"
+    return min(available, int(text)) if text.isdecimal() else available
+
+
+def config_hash(settings: Settings, step: Step = "maps") -> str:
+    """SHA-256 of the parameters a step's numbers depend on; paths and workers are none of them.
+
+    Only maps has parameters: a label is checked the same way whatever is measured on it.
+    """
+    parameters = dataclasses.asdict(settings.maps) if step == "maps" else {}
+    canonical = json.dumps(parameters, sort_keys=True)
+    return hashlib.sha256(canonical.encode()).hexdigest()
