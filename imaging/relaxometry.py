@@ -62,11 +62,11 @@ class FitOptions:
         first_echo: `keep` all echoes, since the paper names no exception, or `drop` the first,
             which stimulated echoes leave too low (Milford et al. 2015,
             doi:10.1371/journal.pone.0145255). On a real series this choice alone moves the median
-            of cartilage-like voxels from 31.8 to 25.0 ms.
+            of cartilage-like voxels from 31.9 to 25.0 ms.
         t2_bounds_ms: smallest and largest T2. Articular cartilage lies between 15 and 80 ms; above
             300 ms a decay sampled up to 70 ms is a straight line to within the noise and T2 says
             nothing. A voxel whose optimum lies outside keeps the bound and is flagged.
-        offset: sign of C. `free` is the default: 31 % of real cartilage-like voxels have their
+        offset: sign of C. `free` is the default: 34 % of real cartilage-like voxels have their
             optimum at C < 0, and forbidding it there biases T2 low. `non_negative` sets C = 0
             for those.
         tolerance: relative change of T2 below which the iteration stops. At 1e-6 ill-conditioned
@@ -237,9 +237,9 @@ def default_mask(echoes: EchoSeries) -> NDArray[np.bool_]:
     """Tissue above noise, for a series that comes without a mask.
 
     Voxels whose first echo lies above Otsu's threshold of the first echo and whose echoes are all
-    finite. It takes in muscle, fat and marrow as well as cartilage: T2 of marrow and fat is not
-    mono-exponential at these echo times, and many such voxels end at a bound. Shape (n_slice,
-    n_row, n_column); all False where the first echo is constant.
+    finite. It takes in muscle, fat and marrow as well as cartilage; with all echoes about half of
+    those end at a bound. Shape (n_slice, n_row, n_column); all False where the first echo is
+    constant.
     """
     from skimage.filters import threshold_otsu
 
