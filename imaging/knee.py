@@ -4,7 +4,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -66,6 +66,24 @@ class MapParameters:
     t2: FitOptions = field(default_factory=FitOptions)
     between_slices: Literal["linear", "nearest"] = "linear"
     align_t2: bool = True
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be measured.
+
+        Raises:
+            ValueError: an unknown name or a radius that is none.
+        """
+        for what, value, names in (
+            ("thickness_method", self.thickness_method, THICKNESS_METHODS),
+            ("hit_rule", self.hit_rule, get_args(HitRule)),
+            ("between_slices", self.between_slices, ("linear", "nearest")),
+        ):
+            if value not in names:
+                raise ValueError(f"{what} is {value!r}; use one of {', '.join(names)}")
+        if not 0 < self.cylinder_radius_mm < 10:
+            raise ValueError(
+                f"cylinder_radius_mm is {self.cylinder_radius_mm}; give millimetres, as 0.729"
+            )
 
 
 @dataclass(frozen=True)
@@ -155,7 +173,7 @@ class KneeMaps:
     t2_quality: list[T2Quality]
     shift: ShiftEstimate | None
     volumes_mm3: Mapping[Tissue, float]
-    seconds: Mapping[str, float]
+    seconds: dict[str, float]
 
 
 class _Stopwatch:

@@ -4,7 +4,6 @@ Every function returns PNG bytes. The same input gives the same bytes.
 """
 
 import io
-import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -94,8 +93,10 @@ def surface_picture(part: MapPart, name: str, *, size: int = 420) -> NDArray[np.
 
     Seen from where its cartilage faces; bare bone is ivory.
     """
-    # Without a screen VTK otherwise reports the failed X connection before it falls back.
-    os.environ.setdefault("VTK_DEFAULT_OPENGL_WINDOW", "vtkOSOpenGLRenderWindow")
+    from vtkmodules.vtkCommonCore import vtkLogger
+
+    # Without a screen VTK reports the failed X connection before it renders off screen.
+    vtkLogger.SetStderrVerbosity(vtkLogger.VERBOSITY_OFF)
     import pyvista as pv
 
     bone = part.bone
@@ -225,9 +226,7 @@ def _draw_map(figure: "Figure", axis: "Axes", part: MapPart, bone: Bone, name: s
     axis.tick_params(labelsize=7)
     axis.set_title(f"{bone}: {TITLES[name].lower()}", fontsize=9)
     down, up = _VERTICAL[bone]
-    axis.set_xlabel(
-        _THETA_LABEL, fontsize=7
-    )
+    axis.set_xlabel(_THETA_LABEL, fontsize=7)
     axis.set_ylabel(f"phi (deg), {down} to {up}", fontsize=7)
     if not _has(part, name):
         axis.text(0, np.mean([phi_low, phi_high]), "not measured", ha="center", fontsize=9)

@@ -1,0 +1,133 @@
+"""`kneelake demo`: a simulated cohort through the whole path, as a user would run it.
+
+Here: the order of the calls and what is shown at the end. Not here: any computation.
+"""
+
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import polars as pl
+
+from lake.store import Lake
+from pipeline.config import Settings
+
+Progress = Callable[[int, int, str], None]
+
+SUMMARY = """
+SELECT bone, compartment, biomarker, any_value(unit) AS unit,
+       count(*) FILTER (WHERE timepoint = $first) AS knees_first,
+       avg(mean) FILTER (WHERE timepoint = $first) AS mean_first,
+       stddev_samp(mean) FILTER (WHERE timepoint = $first) AS sd_first,
+       count(*) FILTER (WHERE timepoint = $last) AS knees_last,
+       avg(mean) FILTER (WHERE timepoint = $last) AS mean_last,
+       stddev_samp(mean) FILTER (WHERE timepoint = $last) AS sd_last
+FROM biomarkers_long
+WHERE is_default AND compartment <> 'whole'
+GROUP BY bone, compartment, biomarker
+ORDER BY bone, biomarker, compartment
+"""
+
+
+def run_demo(
+    folder: Path,
+    *,
+    n_subjects: int,
+    timepoints: Sequence[str],
+    seed: int,
+    workers: int | None,
+    progress: Progress,
+    say: Callable[[str], None],
+) -> int:
+    """Simulate, materialise, show.
+
+    Args:
+        folder: everything goes here; an earlier demo's content is replaced.
+        n_subjects: knees simulated, one per participant.
+        timepoints: visits of each.
+        seed: of the cohort.
+        workers: processes at most; None for as many as fit.
+        progress: told (done, total, text).
+        say: told a line for the user.
+
+    Returns:
+        The exit code.
+    """
+    from dagster_project.launch import materialize
+    from phantom.delivery import plan_delivery, write_delivery
+    from pipeline.figures import bland_altman_figure, knee_figure, trajectory_figure
+
+    start = time.perf_counter()
+    settings = Settings.from_environment(
+        lake_root=folder / "lake", inbox=folder / "inbox", workers=workers
+    )
+    for old in ("lake", "inbox", "dagster_home", "figures"):
+        shutil.rmtree(folder / old, ignore_errors=True)
+    figures = folder / "figures"
+    figures.mkdir(parents=True)
+
+    plans = plan_delivery(n_subjects, timepoints, seed=seed)
+    written = 0
+
+    def one_more(_visit: object) -> None:
+        nonlocal written
+        written += 1
+        progress(written, len(plans), "phantom knee-visits simulated")
+
+    write_delivery(settings.inbox, plans, workers=settings.workers, progress=one_more)
+    say(f"simulated {len(plans)} knee-visits as DICOM and labels in {settings.inbox}")
+
+    materialize(
+        settings,
+        None,
+        sorted(timepoints),
+        progress,
+        home=folder / "dagster_home",
+        engine="processes" if settings.workers > 1 else "serial",
+        on_result=lambda result: say(
+            f"  materialised {result.asset}{' ' + result.timepoint if result.timepoint else ''}"
+        ),
+    )
+    lake = Lake(settings.lake_root)
+    knees = lake.sql("SELECT DISTINCT knee_visit FROM maps_index ORDER BY knee_visit")["knee_visit"]
+    if len(knees) == 0:
+        say("no knee was mapped; `kneelake status` says why")
+        return 1
+    pictures = {
+        f"{knees[0]}.png": knee_figure(lake.knee_maps(knees[0]), title=knees[0]),
+        "bland_altman.png": bland_altman_figure(lake.sql("SELECT * FROM map_agreement")),
+        "trajectories.png": trajectory_figure(
+            lake.sql("SELECT * FROM biomarkers WHERE is_default")
+        ),
+    }
+    for name, content in pictures.items():
+        (figures / name).write_bytes(content)
+    visits = sorted(timepoints)
+    summary = lake.sql(SUMMARY, {"first": visits[0], "last": visits[-1]})
+    summary.write_csv(folder / "biomarkers_summary.csv")
+    say("")
+    say(_markdown(summary))
+    say("")
+    say(f"{len(knees)} knee-visits mapped in {time.perf_counter() - start:.0f} s")
+    say(f"table    {folder / 'biomarkers_summary.csv'}")
+    for name in pictures:
+        say(f"figure   {figures / name}")
+    say(
+        f"UI       kneelake ui --root {settings.lake_root} --inbox {settings.inbox} "
+        f"--home {folder / 'dagster_home'}"
+    )
+    return 0
+
+
+def _markdown(rows: pl.DataFrame) -> str:
+    with pl.Config(
+        tbl_rows=-1,
+        tbl_cols=-1,
+        tbl_width_chars=10_000,
+        tbl_hide_dataframe_shape=True,
+        tbl_hide_column_data_types=True,
+        tbl_formatting="ASCII_MARKDOWN",
+        float_precision=3,
+    ):
+        return str(rows)
