@@ -394,9 +394,12 @@ def _sql(parsed: argparse.Namespace) -> int:
             raise ValueError("--format parquet needs --out FILE")
         rows.write_parquet(parsed.out)
         return 0
-    text = {"csv": rows.write_csv, "json": rows.write_json, "table": lambda: _table(rows)}[
-        parsed.format
-    ]()
+    if parsed.format == "csv":
+        text = rows.write_csv()
+    elif parsed.format == "json":
+        text = rows.write_json()
+    else:
+        text = _table(rows)
     if parsed.out is not None:
         parsed.out.write_text(text, encoding="utf-8")
     else:
@@ -479,6 +482,11 @@ def _demo(parsed: argparse.Namespace) -> int:
     from dagster_project.demo import run_demo
 
     bar = _Bar()
+
+    def say(text: str) -> None:
+        bar.close()
+        print(text, flush=True)
+
     try:
         return run_demo(
             parsed.folder,
@@ -487,7 +495,7 @@ def _demo(parsed: argparse.Namespace) -> int:
             seed=parsed.seed,
             workers=parsed.workers,
             progress=bar,
-            say=lambda text: (bar.close(), print(text, flush=True))[1],
+            say=say,
         )
     finally:
         bar.close()

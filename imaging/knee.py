@@ -213,7 +213,8 @@ def knee_maps(
     parameters = parameters or MapParameters()
     watch = _Stopwatch()
     with watch("orient"):
-        labels = to_knee_frame(labels, side)
+        in_frame = to_knee_frame(labels, side)
+        labels = replace(labels, array=in_frame.array, affine=in_frame.affine)
         if t2_series is not None:
             t2_series = to_knee_frame(t2_series, side)
     bones: tuple[Bone, ...] = tuple(bone for bone in BONES if labels.bone(bone).any())

@@ -85,7 +85,7 @@ def cross_cartilage(
         nothing = np.full(n_vertex, np.nan)
         return NormalCrossing(np.zeros(n_vertex, dtype=bool), nothing, nothing.copy())
     field, offset = smooth_mask(mask, spacing_mm, sigma_mm)
-    inverse = np.linalg.inv(affine[:3, :3])
+    inverse = np.asarray(np.linalg.inv(affine[:3, :3]), dtype=np.float64)
     begin, end = _crossings(
         field,
         (surface.vertices_mm - affine[:3, 3]) @ inverse.T - offset,

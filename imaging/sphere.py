@@ -54,13 +54,15 @@ class SphereFrame:
     @property
     def theta(self) -> NDArray[np.float64]:
         """Pixel centres along theta, rad, shape (224,)."""
-        return -np.pi + (np.arange(MAP_SIZE) + 0.5) * (2 * np.pi / MAP_SIZE)
+        pixel = np.arange(MAP_SIZE, dtype=np.float64)
+        return -np.pi + (pixel + 0.5) * (2 * np.pi / MAP_SIZE)
 
     @property
     def phi(self) -> NDArray[np.float64]:
         """Pixel centres along phi, rad, shape (224,)."""
         low, high = self.phi_range
-        return low + (np.arange(MAP_SIZE) + 0.5) * ((high - low) / MAP_SIZE)
+        pixel = np.arange(MAP_SIZE, dtype=np.float64)
+        return low + (pixel + 0.5) * ((high - low) / MAP_SIZE)
 
     @property
     def directions(self) -> NDArray[np.float64]:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 Side = Literal["RIGHT", "LEFT"]
 FloatArray = NDArray[np.floating]
+NumberArray = NDArray[np.number]
 
 MIRROR_X = np.diag([-1.0, 1.0, 1.0, 1.0])
 
@@ -60,9 +61,9 @@ class EchoSeries:
 ImageT = TypeVar("ImageT", Volume, EchoSeries)
 
 
-def index_to_world(affine: NDArray[np.float64], index: FloatArray) -> NDArray[np.float64]:
+def index_to_world(affine: NDArray[np.float64], index: NumberArray) -> NDArray[np.float64]:
     """Indices (..., 3) to LPS millimetres (..., 3)."""
-    return index @ affine[:3, :3].T + affine[:3, 3]
+    return np.asarray(index, dtype=np.float64) @ affine[:3, :3].T + affine[:3, 3]
 
 
 def world_to_index(affine: NDArray[np.float64], points_mm: FloatArray) -> NDArray[np.float64]:

@@ -73,7 +73,7 @@ def maps_figure(
 def knee_figure(parts: Mapping[Bone, MapPart], *, title: str, dpi: int = 90) -> bytes:
     """Maps and 3-D surfaces of one knee: what `kneelake view` shows."""
     names = [name for name in TITLES if any(_has(part, name) for part in parts.values())]
-    shown = [name for name in ("cartilage_thickness", "t2_mean") if name in names] or ["bone_shape"]
+    shown = [name for name in names if name in {"cartilage_thickness", "t2_mean"}] or names[:1]
     width = len(names) + len(shown)
     figure = _figure(3.3 * width, 2.7 * len(parts) + 0.5)
     figure.suptitle(title)
@@ -106,7 +106,7 @@ def surface_picture(part: MapPart, name: str, *, size: int = 420) -> NDArray[np.
     faces = map_faces(rho)
     mesh = pv.PolyData(points, np.column_stack([np.full(len(faces), 3), faces]).ravel())
     mesh["value"] = part.maps[name][0].ravel()
-    plotter = pv.Plotter(off_screen=True, window_size=[size, size])
+    plotter: Any = pv.Plotter(off_screen=True, window_size=[size, size])
     plotter.set_background("white")
     low, high = _limits(part.maps[name][0])
     plotter.add_mesh(
