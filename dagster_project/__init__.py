@@ -1,0 +1,1 @@
+"""Wiring: what Dagster runs, when, and with what."""
