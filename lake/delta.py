@@ -47,8 +47,7 @@ class LiveFile:
 
     @property
     def batch_id(self) -> str | None:
-        """The batch that wrote it; None when it holds several batches' rows,
-        as after another client's OPTIMIZE."""
+        """The batch that wrote it; None after another client's OPTIMIZE joined several."""
         return self.first_batch_id if self.first_batch_id == self.last_batch_id else None
 
 

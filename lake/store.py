@@ -281,5 +281,4 @@ class Lake:
         for table in TABLES.values():
             delta.drop_torn_commit(self.root, table)
         committed = views.committed_batches(self.root)
-        in_use = self.sql("SELECT DISTINCT part FROM maps_index_history")["part"].to_list()
-        return sweep(self.root, committed, set(in_use))
+        return sweep(self.root, committed, views.parts_in_use(self.root, committed))

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import duckdb
+import pyarrow.parquet as pq
 
 import sql
 from lake.delta import live_files
@@ -30,12 +31,20 @@ def committed_batches(root: Path) -> set[str]:
     known = {file.batch_id for file in files}
     if None not in known:
         return {batch_id for batch_id in known if batch_id is not None}
-    with duckdb.connect() as connection:
-        rows = connection.execute(
-            "SELECT batch_id FROM read_parquet($files)",
-            {"files": [str(file.path) for file in files]},
-        ).fetchall()
-    return {row[0] for row in rows}
+    return _stored_values([file.path for file in files], "batch_id")
+
+
+def _stored_values(files: Sequence[Path], column: str) -> set[str]:
+    return {
+        value
+        for path in files
+        for value in pq.ParquetFile(path).read(columns=[column]).column(column).to_pylist()
+    }
+
+
+def parts_in_use(root: Path, committed: set[str]) -> set[str]:
+    """The map parts that committed rows, current or past, refer to."""
+    return _stored_values(committed_files(root, TABLES["maps_index"], committed), "part")
 
 
 def committed_files(root: Path, table: Table, committed: set[str]) -> list[Path]:
@@ -110,7 +119,12 @@ def view_statements(root: Path) -> Iterator[str]:
 def connect(root: Path) -> duckdb.DuckDBPyConnection:
     """An in-memory connection with every view, on what is committed at this moment."""
     connection = duckdb.connect(
-        config={"autoinstall_known_extensions": "false", "autoload_known_extensions": "false"}
+        config={
+            "autoinstall_known_extensions": "false",
+            "autoload_known_extensions": "false",
+            # A name in a query is a view, never a variable of the program that asks.
+            "python_enable_replacements": "false",
+        }
     )
     try:
         for statement in view_statements(root):

@@ -3,6 +3,7 @@
 from typing import Any
 
 import numpy as np
+
 from lake.maps import MapKnee, MapPart
 from lake.store import Lake
 
