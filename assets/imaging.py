@@ -13,6 +13,7 @@ from typing import Literal
 
 import dagster as dg
 import duckdb
+import numpy as np
 from pydantic import Field
 
 from assets.metadata import (
@@ -30,7 +31,7 @@ from assets.resources import ClusterResource, LakeResource, ProgressResource
 from imaging.knee import MapParameters
 from imaging.relaxometry import FitOptions
 from lake.store import Lake
-from lake.tables import TABLES
+from lake.tables import BIOMARKER_UNITS, TABLES
 from pipeline.config import CODE_VERSION
 from pipeline.figures import bland_altman_figure, maps_figure
 from pipeline.ingest import ingest
@@ -166,14 +167,14 @@ def scan_inventory(
     the rest goes on. Deliveries that do not tell their visit are refused with any visit's run.
     """
     settings, timepoint = lake.settings(), context.partition_key
-    store = lake.open()
     report = ingest(
-        store,
+        lake.open(),
         settings,
         timepoint=timepoint,
         cluster=cluster.open(settings),
         progress=progress.to(context.log),
     )
+    store = lake.snapshot()
     version = "-".join(store.data_version(name, timepoint) for name in ("scans", "label_files"))
     with store.connect() as now:
         return dg.MaterializeResult(
@@ -213,14 +214,14 @@ def segmentations(
     Tables `segmentations` and `tissue_volumes`. A left knee is mirrored, recorded and reversible.
     """
     settings, timepoint = lake.settings(), context.partition_key
-    store = lake.open()
     report = materialize_segmentations(
-        store,
+        lake.open(),
         settings,
         timepoint,
         cluster=cluster.open(settings),
         progress=progress.to(context.log),
     )
+    store = lake.snapshot()
     with store.connect() as now:
         return dg.MaterializeResult(
             data_version=dg.DataVersion(data_version(store, "segmentation", timepoint)),
@@ -242,7 +243,13 @@ def _example_maps(lake: Lake, now: duckdb.DuckDBPyConnection, timepoint: str) ->
     if not found:
         return None
     knee_visit = found[0][0]
-    return figure(maps_figure(lake.knee_maps(knee_visit), title=knee_visit), knee_visit)
+    parts = lake.knee_maps(knee_visit)
+    measured = [
+        name
+        for name in BIOMARKER_UNITS
+        if any(np.isfinite(part.maps[name]).any() for part in parts.values())
+    ]
+    return figure(maps_figure(parts, title=knee_visit, names=measured), knee_visit)
 
 
 def _agreement(now: duckdb.DuckDBPyConnection, timepoint: str) -> Figure | None:
@@ -311,14 +318,14 @@ def maps_and_biomarkers(
     as one batch they count together.
     """
     settings, timepoint = lake.settings(config.parameters()), context.partition_key
-    store = lake.open()
     report = materialize_maps(
-        store,
+        lake.open(),
         settings,
         timepoint,
         cluster=cluster.open(settings),
         progress=progress.to(context.log),
     )
+    store = lake.snapshot()
     version = dg.DataVersion(data_version(store, "maps", timepoint))
     # A run that computed nothing shows again what the last one drew, and costs no drawing.
     maps_drawn = agreement_drawn = None

@@ -7,17 +7,42 @@ is looked up when a run starts, so definitions load the same everywhere.
 """
 
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
 import dagster as dg
+import duckdb
 from pydantic import Field
 
+from lake import views
 from lake.store import Lake
 from pipeline.cluster import Cluster
 from pipeline.config import MapParameters, Settings
 
 Progress = Callable[[int, int, str], None]
+
+
+@lru_cache(maxsize=1)
+def _views_of(root: Path, committed: frozenset[str]) -> duckdb.DuckDBPyConnection:  # noqa: ARG001 - the key
+    return views.connect(root)
+
+
+class LakeSnapshot(Lake):
+    """A lake to read from, as it was when this was made.
+
+    Making the views takes longer than most queries on them, and a run with its checks asks many:
+    they share one set of views for as long as no batch is committed.
+    """
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        committed = frozenset(views.committed_batches(self.root))
+        self._views = _views_of(self.root, committed)
+
+    def connect(self) -> duckdb.DuckDBPyConnection:
+        """A cursor of the shared connection; closing it leaves the views."""
+        return self._views.cursor()
 
 
 class LakeResource(dg.ConfigurableResource):
@@ -41,12 +66,20 @@ class LakeResource(dg.ConfigurableResource):
         return Settings.from_environment(**given)
 
     def open(self) -> Lake:
-        """The lake.
+        """The lake, to write to.
 
         Raises:
             LakeError: not a local folder, or a lake of a newer kneelake.
         """
         return Lake(self.settings().lake_root)
+
+    def snapshot(self) -> LakeSnapshot:
+        """The lake as it is now, to read from.
+
+        Raises:
+            LakeError: not a local folder, or a lake of a newer kneelake.
+        """
+        return LakeSnapshot(self.settings().lake_root)
 
 
 class ClusterResource(dg.ConfigurableResource):

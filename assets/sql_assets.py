@@ -83,7 +83,7 @@ def sql_asset(file: sql.SqlFile) -> dg.AssetsDefinition:
         metadata={"query": dg.MetadataValue.md(f"```sql\n{file.text}\n```")},
     )
     def evaluate(lake: LakeResource) -> dg.MaterializeResult:
-        store = lake.open()
+        store = lake.snapshot()
         # As subqueries of the shipped text: no value comes from outside.
         rows = f"(\n{file.text}\n)"
         with store.connect() as connection:

@@ -60,7 +60,7 @@ def sql_check(file: sql.SqlFile) -> dg.AssetChecksDefinition:
         metadata={"query": dg.MetadataValue.md(f"```sql\n{file.text}\n```")},
     )
     def evaluate(context: dg.AssetCheckExecutionContext, lake: LakeResource) -> dg.AssetCheckResult:
-        found = offending_rows(lake.open(), file, context.partition_key)
+        found = offending_rows(lake.snapshot(), file, context.partition_key)
         return dg.AssetCheckResult(
             passed=found.is_empty(),
             severity=severity,
@@ -88,7 +88,7 @@ def rules_check(asset: str) -> dg.AssetChecksDefinition:
         partitions_def=TIMEPOINT_PARTITIONS,
     )
     def evaluate(context: dg.AssetCheckExecutionContext, lake: LakeResource) -> dg.AssetCheckResult:
-        store = lake.open()
+        store = lake.snapshot()
         results = pl.concat(
             [
                 store.check(table, context.partition_key).insert_column(
