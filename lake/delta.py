@@ -14,8 +14,10 @@ from urllib.parse import unquote
 import pyarrow as pa
 import pyarrow.parquet as pq
 from deltalake import DeltaTable, PostCommitHookProperties
+from deltalake.exceptions import DeltaError
 from deltalake.transaction import AddAction, RemoveAction
 
+from lake.errors import LakeError
 from lake.files import fsync_directory, fsync_file, make_directory, remove_file
 from lake.tables import Table
 
@@ -57,9 +59,19 @@ def table_folder(root: Path, table: Table) -> Path:
 
 
 def open_table(root: Path, table: Table) -> DeltaTable | None:
-    """The table at its newest version; None when nothing was ever written to it."""
+    """The table at its newest version; None when nothing was ever written to it.
+
+    Raises:
+        LakeError: its log cannot be read.
+    """
     folder = table_folder(root, table)
-    return DeltaTable(folder) if DeltaTable.is_deltatable(str(folder)) else None
+    try:
+        return DeltaTable(folder) if DeltaTable.is_deltatable(str(folder)) else None
+    except DeltaError as error:
+        raise LakeError(
+            f"the log of {folder} cannot be read ({error}); if the power failed while a batch was "
+            "written, `Lake.sweep` or the next batch repairs it"
+        ) from error
 
 
 def live_files(root: Path, table: Table) -> list[LiveFile]:

@@ -19,11 +19,12 @@ from deltalake import DeltaTable
 
 from lake import batch as batch_module
 from lake import delta, files
+from lake.errors import LakeError
 from lake.maps import read_part
 from lake.store import Lake
 from lake.tables import TABLES
 
-N_KILL = 24
+N_KILL = 20
 N_BATCH = 400
 ROWS_PER_BATCH = {"biomarkers": 2 * len(BONES), "maps_index": 2 * len(BONES), "ledger": 2}
 
@@ -272,6 +273,10 @@ def test_a_log_entry_torn_by_a_power_cut_is_dropped(lake: Lake, torn: str) -> No
         log = lake.root / "tables" / table / "_delta_log"
         last = sorted(log.glob("*.json"))[-1]
         (log / f"{int(last.stem) + 1:020d}.json").write_text(torn)
+    if torn:
+        # An empty entry changes nothing; half a line cannot be read until it is swept.
+        with pytest.raises(LakeError, match="the next batch repairs it"):
+            lake.sql("FROM biomarkers")
     # Under way when the power went: its staging folder is there.
     (lake.root / "staging" / "batch-00000002").mkdir()
     write_batch(lake, 2)

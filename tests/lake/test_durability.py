@@ -1,4 +1,4 @@
-"""Power cuts and privacy: what is on the disk when a batch is acknowledged, and what its log says."""
+"""Power cuts and privacy: what lies on the disk at an acknowledgement, and what the log says."""
 
 import os
 from pathlib import Path
