@@ -28,6 +28,7 @@ REQUIREMENTS: Mapping[str, tuple[str, ...]] = {
         "scikit-image==0.24.0",
         "pydicom==2.4.5",
     ),
+    "pymskt": ("mskt==0.1.22",),
 }
 
 

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 TITLES: Mapping[str, str] = {
-    "bone_shape": "Bone shape (mm)",
-    "cartilage_thickness": "Cartilage thickness (mm)",
+    "bone_shape": "bone shape (mm)",
+    "cartilage_thickness": "cartilage thickness (mm)",
     "t2_superficial": "T2 superficial (ms)",
     "t2_deep": "T2 deep (ms)",
     "t2_mean": "T2 mean (ms)",
@@ -84,7 +84,7 @@ def knee_figure(parts: Mapping[Bone, MapPart], *, title: str, dpi: int = 90) -> 
         for axis, name in zip(axes[row, len(names) :], shown, strict=True):
             axis.imshow(surface_picture(part, name))
             axis.set_axis_off()
-            axis.set_title(f"{bone}: {TITLES[name].split(' (')[0].lower()}", fontsize=9)
+            axis.set_title(f"{bone}: {TITLES[name].split(' (')[0]}", fontsize=9)
     return _png(figure, dpi)
 
 
@@ -148,7 +148,7 @@ def bland_altman_figure(agreement: pl.DataFrame, *, dpi: int = 70) -> bytes:
     for row, bone in enumerate(bones):
         for column, name in enumerate(names):
             rows = agreement.filter((pl.col("bone") == bone) & (pl.col("biomarker") == name))
-            _draw_bland_altman(axes[row, column], rows, f"{bone} {TITLES[name].lower()}", name)
+            _draw_bland_altman(axes[row, column], rows, f"{bone} {TITLES[name]}", name)
     return _png(figure, dpi)
 
 
@@ -181,7 +181,7 @@ def trajectory_figure(biomarkers: pl.DataFrame, *, dpi: int = 80) -> bytes:
                 mean = rows.group_by("timepoint").agg(pl.col("mean").mean()).sort("timepoint")
                 axis.plot(mean["timepoint"], mean["mean"], "o-", color=colour, label=compartment)
             axis.set_xticks(range(len(timepoints)), timepoints)
-            axis.set_title(f"{bone}: {TITLES[name].lower()}", fontsize=9)
+            axis.set_title(f"{bone}: {TITLES[name]}", fontsize=9)
     axes[0, 0].legend(fontsize=8)
     return _png(figure, dpi)
 
@@ -224,7 +224,7 @@ def _draw_map(figure: "Figure", axis: "Axes", part: MapPart, bone: Bone, name: s
     axis.set_facecolor("#e8e8e8")
     axis.set_xticks([-180, -90, 0, 90, 180])
     axis.tick_params(labelsize=7)
-    axis.set_title(f"{bone}: {TITLES[name].lower()}", fontsize=9)
+    axis.set_title(f"{bone}: {TITLES[name]}", fontsize=9)
     down, up = _VERTICAL[bone]
     axis.set_xlabel(_THETA_LABEL, fontsize=7)
     axis.set_ylabel(f"phi (deg), {down} to {up}", fontsize=7)
