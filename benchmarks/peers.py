@@ -28,7 +28,8 @@ REQUIREMENTS: Mapping[str, tuple[str, ...]] = {
         "scikit-image==0.24.0",
         "pydicom==2.4.5",
     ),
-    "pymskt": ("mskt==0.1.22",),
+    # nibabel is imported but not declared by it.
+    "pymskt": ("mskt==0.1.22", "nibabel"),
 }
 
 

@@ -4,6 +4,7 @@ import shutil
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from imaging.errors import BadInputError, Reason
 from imaging.image_files import write_volume
 from imaging.knee import KneeMaps, MapParameters, knee_maps
 from imaging.label_files import read_labels, require_bones, require_same_grid
-from imaging.labels import Scheme, load_scheme
+from imaging.labels import CARTILAGE_TISSUES, Scheme, Tissue, load_scheme
 from imaging.relaxometry import (
     FitOptions,
     default_mask,
@@ -80,13 +81,10 @@ def t2_of_series(
     if mask is None:
         chosen = default_mask(echoes)
     else:
-        plain = scheme or Scheme("mask", {}, frozenset(range(256)))
-        labels = require_same_grid(read_labels(mask, plain, echoes), echoes, mask)
-        chosen = (
-            labels.array != 0
-            if scheme is None
-            else labels.cartilage("femur") | labels.cartilage("tibia") | labels.cartilage("patella")
-        )
+        everything = Scheme("mask", dict.fromkeys(range(1, 256), Tissue.FEMORAL_CARTILAGE))
+        labels = read_labels(mask, scheme or everything, echoes)
+        labels = require_same_grid(labels, echoes, mask)
+        chosen = labels.mask(*chain.from_iterable(CARTILAGE_TISSUES.values()))
         if not chosen.any():
             raise BadInputError(
                 Reason.EMPTY_LABEL,
