@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from imaging.dicom import read_series
 from imaging.errors import BadInputError, Reason
@@ -21,8 +20,10 @@ from imaging.labels import Bone, LabelVolume
 from imaging.morphometry import tissue_volumes_mm3
 from imaging.side import resolve_side
 from imaging.volume import EchoSeries, Side, Volume, to_knee_frame
-from lake.maps import MapKnee, MapPart
+from lake.maps import MapPart
+from pipeline.config import CODE_VERSION
 from pipeline.inbox import missing_input
+from pipeline.parts import map_parts
 from pipeline.reading import grid_columns, label_fingerprint, named_scheme, require_storable
 
 Row = dict[str, Any]
@@ -145,7 +146,13 @@ def compute_maps(task: KneeTask, parameters: MapParameters) -> KneeResult:
     require_storable(tables, task.label.path, Reason.BAD_SURFACE)
     return KneeResult(
         tables,
-        {bone: _part(task, measured, bone) for bone in measured.bones},
+        map_parts(
+            measured,
+            parameters,
+            CODE_VERSION["maps"],
+            knee_visit=task.row["knee_visit"],
+            subject_id=int(task.row["subject_id"]),
+        ),
         time.perf_counter() - start,
     )
 
@@ -214,33 +221,3 @@ def _map_tables(key: Row, measured: KneeMaps) -> dict[str, list[Row]]:
             for one in measured.t2_quality
         ],
     }
-
-
-def _part(task: KneeTask, measured: KneeMaps, bone: Bone) -> MapPart:
-    """The maps of one bone, as the lake keeps them."""
-    maps = measured.bones[bone]
-
-    def one(values: NDArray) -> NDArray:
-        return values[np.newaxis]
-
-    x, y, z = (float(value) for value in maps.centroid_mm)
-    knee = MapKnee(
-        task.row["knee_visit"],
-        int(task.row["subject_id"]),
-        task.row["side"],
-        (x, y, z),
-        measured.mirrored,
-        float(maps.multi_hit_share),
-        float(maps.hidden_cartilage_share),
-        float(maps.covered_share),
-    )
-    return MapPart(
-        bone,
-        (knee,),
-        maps.frame.phi,
-        maps.frame.theta,
-        {name: one(values.astype(np.float32)) for name, values in maps.maps.items()},
-        one(maps.coverage),
-        one(maps.multi_hit),
-        {},
-    )

@@ -25,7 +25,7 @@ from imaging.label_files import is_segmentation
 from imaging.volume import Side
 from lake.tables import UNKNOWN_TIMEPOINT
 from pipeline.knee_visit import KneeVisit, of_header, of_path
-from pipeline.locator import Locator, Record
+from pipeline.locator import NOTHING_DECLARED, Locator, Record
 
 Kind = Literal["series", "labels", "unknown"]
 
@@ -43,7 +43,8 @@ class Delivery:
     Attributes:
         path: a folder, archive or file.
         kind: 'series' or 'labels'; 'unknown' where only reading all of it can tell.
-        subject_id, side, timepoint: from its path, else its header; None where neither tells.
+        subject_id, side, timepoint: as declared, else from its path, else its header; None where
+            none tells.
         sequence: DESS or MSME; None for other series, which are not used, and for labels.
         stamp: hash of relative path, size and modification time of its files.
     """
@@ -87,12 +88,29 @@ def discover(inbox: Path, within: Sequence[Path] | None = None) -> list[Delivery
             stamp = _stamp(path, inbox.absolute())
             record = known.get(key)
             if record is None or record.stamp != stamp:
-                record = Record(key, stamp, asdict(_describe(path, key)), None)
+                declared = record.declared if record is not None else NOTHING_DECLARED
+                record = Record(key, stamp, asdict(_describe(path, key)), declared)
                 if key not in found:
                     news.append(record)
-            found[key] = Delivery(path=path, stamp=stamp, **record.described)
+            found[key] = _delivery(path, record)
     locator.describe(news)
     return [found[key] for key in sorted(found)]
+
+
+def _delivery(path: Path, record: Record) -> Delivery:
+    said = record.described
+    visit = KneeVisit(*record.declared).filled(
+        KneeVisit(said["subject_id"], said["side"], said["timepoint"])
+    )
+    return Delivery(
+        path,
+        said["kind"],
+        visit.subject_id,
+        visit.side,
+        visit.timepoint,
+        said["sequence"],
+        record.stamp,
+    )
 
 
 def pending_deliveries(inbox: Path) -> dict[str, list[Delivery]]:

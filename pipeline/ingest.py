@@ -82,7 +82,7 @@ def ingest(
         paths: folders or files; None for the whole inbox. They may lie outside the inbox, and are
             then remembered by where they lie.
         timepoint: only deliveries of this visit, and those that tell no visit.
-        declared: whose the deliveries are, over what paths and headers say.
+        declared: whose the deliveries are, over what paths and headers say; it is remembered.
         cluster: where they are read; None for this process.
         progress: called as each is read.
 
@@ -91,15 +91,16 @@ def ingest(
         LakeBusyError: another process is writing to the lake.
     """
     locator = Locator(settings.inbox)
-    declared = declared or KneeVisit()
-    deliveries = [
-        delivery
-        for delivery in discover(settings.inbox, paths)
-        if timepoint is None or (declared.timepoint or delivery.timepoint) in (None, timepoint)
-    ]
+    deliveries = discover(settings.inbox, paths)
+    if declared is not None and declared != KneeVisit():
+        keys = [locator.key(delivery.path) for delivery in deliveries]
+        locator.declare(keys, (declared.subject_id, declared.side, declared.timepoint))
+        deliveries = discover(settings.inbox, paths)
+    if timepoint is not None:
+        deliveries = [one for one in deliveries if one.timepoint in (None, timepoint)]
     skipped = [delivery for delivery in deliveries if delivery.unused]
     used = [delivery for delivery in deliveries if not delivery.unused]
-    outcomes = _read(locator, settings, used, declared, cluster or Cluster(), progress)
+    outcomes = _read(locator, settings, used, cluster or Cluster(), progress)
     skipped_keys = {key for key, outcome in outcomes.items() if outcome["status"] == "skipped"}
 
     winners, superseded = _winners(locator, outcomes)
@@ -135,7 +136,6 @@ def _read(
     locator: Locator,
     settings: Settings,
     deliveries: Iterable[Delivery],
-    declared: KneeVisit,
     cluster: Cluster,
     progress: Progress | None,
 ) -> dict[str, Outcome]:
@@ -146,7 +146,7 @@ def _read(
     for delivery in deliveries:
         key = locator.key(delivery.path)
         scheme = scheme_of(delivery.path, settings.inbox, settings.scheme)
-        reading = Reading(delivery, path_parts(key), declared, scheme)
+        reading = Reading(delivery, path_parts(key), KneeVisit(*known[key].declared), scheme)
         outcome = known[key].outcome
         if outcome is not None and outcome["read_as"] == _read_as(reading):
             outcomes[key] = outcome

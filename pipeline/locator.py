@@ -15,6 +15,7 @@ from typing import Any
 
 from imaging.archive import short_name
 from imaging.errors import BadInputError, Reason
+from imaging.volume import Side
 
 FOLDER = ".kneelake"
 _SCHEMA = """
@@ -22,11 +23,18 @@ CREATE TABLE IF NOT EXISTS deliveries (
     key TEXT PRIMARY KEY,
     stamp TEXT NOT NULL,
     described TEXT NOT NULL,
+    declared TEXT,
     outcome TEXT,
     fingerprint TEXT
 );
 CREATE INDEX IF NOT EXISTS by_fingerprint ON deliveries (fingerprint);
 """
+
+
+_EVERYTHING = "SELECT key, stamp, described, declared, outcome FROM deliveries"
+
+Declared = tuple[int | None, Side | None, str | None]
+NOTHING_DECLARED: Declared = (None, None, None)
 
 
 @dataclass(frozen=True)
@@ -36,14 +44,24 @@ class Record:
     Attributes:
         key: path below the inbox, or absolute for data that lie elsewhere.
         stamp: of its files, as `inbox.Delivery`.
-        described: fields of `inbox.Delivery` from its headers.
+        described: fields of `inbox.Delivery` from its path and headers.
+        declared: subject, side and timepoint as a caller of ingest declared them; it holds until
+            another is declared, for corrected files too.
         outcome: what ingest made of it; None before.
     """
 
     key: str
     stamp: str
     described: dict[str, Any]
-    outcome: dict[str, Any] | None
+    declared: Declared = NOTHING_DECLARED
+    outcome: dict[str, Any] | None = None
+
+
+def _record(row: tuple[Any, ...]) -> Record:
+    key, stamp, *texts = row
+    described, declared, outcome = (json.loads(text or "null") for text in texts)
+    subject_id, side, timepoint = declared or NOTHING_DECLARED
+    return Record(key, stamp, described, (subject_id, side, timepoint), outcome)
 
 
 class Locator:
@@ -51,7 +69,7 @@ class Locator:
 
     def __init__(self, inbox: Path) -> None:
         self._inbox = inbox.absolute()
-        self._path = self._inbox / FOLDER / "locator.sqlite"
+        self._path = self._inbox / FOLDER / "deliveries.sqlite"
 
     def key(self, path: Path) -> str:
         """How a path is called here."""
@@ -69,23 +87,30 @@ class Locator:
         if not self._path.is_file():
             return {}
         with self._open() as database:
-            rows = database.execute("SELECT key, stamp, described, outcome FROM deliveries")
-            return {
-                key: Record(key, stamp, json.loads(described), json.loads(outcome or "null"))
-                for key, stamp, described, outcome in rows
-            }
+            rows = database.execute(_EVERYTHING).fetchall()
+        return {row[0]: _record(row) for row in rows}
 
     def describe(self, records: list[Record]) -> None:
         """Remember new or changed deliveries; what became of their former state is forgotten."""
         if records:
             with self._open() as database:
                 database.executemany(
-                    "INSERT OR REPLACE INTO deliveries (key, stamp, described) VALUES (?, ?, ?)",
+                    "INSERT INTO deliveries (key, stamp, described) VALUES (?, ?, ?) "
+                    "ON CONFLICT (key) DO UPDATE SET stamp = excluded.stamp, "
+                    "described = excluded.described, outcome = NULL, fingerprint = NULL",
                     [
                         (record.key, record.stamp, json.dumps(record.described))
                         for record in records
                     ],
                 )
+
+    def declare(self, keys: list[str], declared: Declared) -> None:
+        """Remember what a caller says of deliveries that are described already."""
+        with self._open() as database:
+            database.executemany(
+                "UPDATE deliveries SET declared = ? WHERE key = ?",
+                [(json.dumps(declared), key) for key in keys],
+            )
 
     def conclude(self, key: str, stamp: str, outcome: dict[str, Any]) -> None:
         """Remember what ingest made of a delivery, if it is still the one that was read."""
@@ -101,14 +126,10 @@ class Locator:
             return None
         with self._open() as database:
             rows = database.execute(
-                "SELECT key, stamp, described, outcome FROM deliveries WHERE fingerprint = ? "
-                "ORDER BY key DESC",
-                (fingerprint,),
+                _EVERYTHING + " WHERE fingerprint = ? ORDER BY key DESC", (fingerprint,)
             ).fetchall()
-        for key, stamp, described, outcome in rows:
-            if self.path(key).exists():
-                return Record(key, stamp, json.loads(described), json.loads(outcome))
-        return None
+        records = map(_record, rows)
+        return next((record for record in records if self.path(record.key).exists()), None)
 
     @contextmanager
     def _open(self) -> Iterator[sqlite3.Connection]:

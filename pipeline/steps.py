@@ -10,7 +10,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
@@ -19,7 +19,6 @@ import polars as pl
 from imaging.archive import short_name
 from imaging.errors import BadInputError, Reason
 from imaging.labels import BONES, Bone
-from imaging.sphere import FRAMES
 from lake.maps import MapPart, concatenate_parts
 from lake.store import Lake
 from pipeline.cluster import Cluster
@@ -285,7 +284,7 @@ def _commit(
                 batch.add(table, table_rows)
         for bone, knees in parts.items():
             if knees:
-                batch.add_map_part(bone, _described(concatenate_parts(knees), settings))
+                batch.add_map_part(bone, concatenate_parts(knees))
     return batch.batch_id
 
 
@@ -300,22 +299,3 @@ def _refusal(step: ComputeStep, row: Mapping[str, Any], answer: Exception) -> di
         "remedy": error.remedy,
         "input_fingerprint": row["input_fingerprint"],
     }
-
-
-def _described(part: MapPart, settings: Settings) -> MapPart:
-    """A part that says how it was made."""
-    frame = FRAMES[part.bone]
-    return MapPart(
-        part.bone,
-        part.knees,
-        part.phi,
-        part.theta,
-        part.maps,
-        part.coverage,
-        part.multi_hit,
-        {
-            "axes": frame.axes.tolist(),
-            "parameters": json.dumps(asdict(settings.maps), sort_keys=True),
-            "code_version": CODE_VERSION["maps"],
-        },
-    )

@@ -297,6 +297,9 @@ def test_a_path_and_a_header_that_disagree_are_refused(lake: Lake, settings: Set
     declared = KneeVisit(subject_id=1000777)
     [landed] = ingest(lake, settings, [visit.folder(settings.inbox)], declared=declared).landed
     assert landed["knee_visit"] == "1000777_RIGHT_V00"
+    # And has settled it: a later look at the whole inbox changes nothing.
+    again = ingest(lake, settings)
+    assert (again.landed, again.quarantined, again.unchanged) == ([], [], 1)
 
 
 def test_a_visit_by_itself(lake: Lake, settings: Settings) -> None:
