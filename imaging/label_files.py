@@ -129,11 +129,18 @@ def write_labels(labels: Volume, path: Path) -> None:
 
 
 def require_bones(labels: LabelVolume, file: Path | str) -> None:
-    """Check that every bone the scheme always has is there.
+    """Check that every bone the scheme always has is there, and that it has one at all.
 
     Raises:
         BadInputError: MISSING_BONE.
     """
+    if not labels.scheme.bones:
+        raise BadInputError(
+            Reason.MISSING_BONE,
+            short_name(file),
+            f"follows scheme {labels.scheme.name}, which names no bone to lay maps on",
+            "Give a segmentation with femur, tibia or patella, and a scheme that names them",
+        )
     present = set(np.unique(labels.array).tolist())
     for bone in labels.scheme.required_bones:
         values = labels.scheme.values([BONE_TISSUE[bone]])
