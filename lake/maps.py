@@ -29,12 +29,16 @@ if TYPE_CHECKING:
 MAX_KNEES = 128
 """Knees of a part: the measured optimum of files against shard size."""
 
+AREA = "surface_area"
+"""The variable of a part that says how much bone surface a pixel stands for."""
+
 KEEP_BITS: Mapping[str, int] = {
     "bone_shape": 14,
     "cartilage_thickness": 10,
     "t2_superficial": 10,
     "t2_deep": 10,
     "t2_mean": 10,
+    AREA: 10,
 }
 """Mantissa bits kept: relative error 2**-(bits+1), under 0.005 mm for a bone and 0.05 % else."""
 
@@ -44,6 +48,7 @@ LONG_NAMES: Mapping[str, str] = {
     "t2_superficial": "mean T2 of the superficial half of the cartilage",
     "t2_deep": "mean T2 of the deep half of the cartilage",
     "t2_mean": "mean T2 over the depth of the cartilage",
+    AREA: "area of bone surface the pixel stands for",
 }
 
 MASKS: Mapping[str, str] = {
@@ -98,6 +103,8 @@ class MapPart:
             no value; mm and ms. A map left out is all NaN.
         coverage: where cartilage covers the bone, shape (n_knee, n_phi, n_theta).
         multi_hit: where the ray meets the surface more than once, same shape.
+        area_mm2: bone surface each pixel stands for, float32, same shape: the weight that makes a
+            mean over pixels a mean over the surface.
         attributes: parameters, code version and axes of the map; plain JSON values.
 
     Raises:
@@ -111,6 +118,7 @@ class MapPart:
     maps: Mapping[str, NDArray[np.float32]]
     coverage: NDArray[np.bool_]
     multi_hit: NDArray[np.bool_]
+    area_mm2: NDArray[np.float32]
     attributes: Mapping[str, Attribute]
 
     def __post_init__(self) -> None:
@@ -125,7 +133,12 @@ class MapPart:
         if taken:
             raise LakeError(f"attributes {', '.join(taken)} are set by the part itself")
         shape = self.shape
-        given = {**self.maps, "coverage": self.coverage, "multi_hit": self.multi_hit}
+        given = {
+            **self.maps,
+            "coverage": self.coverage,
+            "multi_hit": self.multi_hit,
+            AREA: self.area_mm2,
+        }
         for name, array in given.items():
             if array.shape != shape:
                 raise LakeError(
@@ -138,6 +151,7 @@ class MapPart:
             for name in BIOMARKER_UNITS
         }
         object.__setattr__(self, "maps", complete)
+        object.__setattr__(self, "area_mm2", bit_round(self.area_mm2, KEEP_BITS[AREA]))
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -157,6 +171,7 @@ class MapPart:
             *self.maps.values(),
             self.coverage.astype(np.uint8),
             self.multi_hit.astype(np.uint8),
+            self.area_mm2,
         ):
             digest.update(np.ascontiguousarray(array).tobytes())
         return digest.hexdigest()[:20]
@@ -172,6 +187,7 @@ class MapPart:
             {name: values[one] for name, values in self.maps.items()},
             self.coverage[one],
             self.multi_hit[one],
+            self.area_mm2[one],
             self.attributes,
         )
 
@@ -226,6 +242,7 @@ def concatenate_parts(parts: Sequence[MapPart]) -> MapPart:
         },
         np.concatenate([part.coverage for part in parts])[order],
         np.concatenate([part.multi_hit for part in parts])[order],
+        np.concatenate([part.area_mm2 for part in parts])[order],
         first.attributes,
     )
 
@@ -306,11 +323,12 @@ def _write_group(group: "zarr.Group", part: MapPart) -> None:
         )
     dimensions = ("knee", "phi", "theta")
     coordinates = " ".join([*per_knee_values, "centroid"])
-    for name, units in BIOMARKER_UNITS.items():
+    measured = [(name, units, part.maps[name]) for name, units in BIOMARKER_UNITS.items()]
+    for name, units, grid in [*measured, (AREA, "mm2", part.area_mm2)]:
         _add_array(
             group,
             name,
-            part.maps[name],
+            grid,
             dimensions,
             {
                 "units": units,
@@ -372,6 +390,7 @@ def _read_group(group: "zarr.Group", row: int | None = None) -> MapPart:
         {name: values(name) for name in BIOMARKER_UNITS},
         values("coverage").astype(bool),
         values("multi_hit").astype(bool),
+        values(AREA),
         {key: value for key, value in attributes.items() if key not in _OWN_ATTRIBUTES},
     )
 
@@ -468,10 +487,9 @@ def open_maps(root: Path, variable: str, index_rows: Sequence[Mapping[str, Any]]
 
     from lake.lazy import lazy_variable
 
-    if variable not in (*BIOMARKER_UNITS, *MASKS):
-        raise LakeError(
-            f"{variable} is not a map; use one of {', '.join((*BIOMARKER_UNITS, *MASKS))}"
-        )
+    variables = (*BIOMARKER_UNITS, *MASKS, AREA)
+    if variable not in variables:
+        raise LakeError(f"{variable} is not a map; use one of {', '.join(variables)}")
     if not index_rows:
         raise LakeError("there are no such maps in this lake yet; see `kneelake status`")
     parts = list(dict.fromkeys(row["part"] for row in index_rows))

@@ -79,5 +79,6 @@ def _part(
         {name: one(values.astype(np.float32)) for name, values in maps.maps.items()},
         one(maps.coverage),
         one(maps.multi_hit),
+        one(maps.area_mm2.astype(np.float32)),
         attributes,
     )

@@ -125,6 +125,7 @@ def part(
         maps,
         covered,
         ~covered,
+        np.full(covered.shape, 0.5, np.float32),
         {"code_version": "1", "axes": [[1.0, 0.0], [0.0, 1.0]]},
     )
 

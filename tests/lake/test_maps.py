@@ -78,7 +78,9 @@ def test_a_part_reads_back_and_opens_in_xarray_without_a_warning(tmp_path: Path)
     assert opened.attrs["Conventions"].startswith("CF-")
     assert opened["bone_shape"].dims == ("knee", "phi", "theta")
     assert opened["subject_id"].values.tolist() == [1000001, 1000002, 1000003]
-    assert set(opened.data_vars) == {*BIOMARKER_UNITS, "coverage", "multi_hit"}
+    assert set(opened.data_vars) == {*BIOMARKER_UNITS, "coverage", "multi_hit", "surface_area"}
+    np.testing.assert_array_equal(opened["surface_area"].values, written.area_mm2)
+    assert opened["surface_area"].attrs["units"] == "mm2"
     assert opened["bone_shape"].encoding["chunks"] == (1, 16, 16)
     assert opened["bone_shape"].encoding["shards"] == (3, 16, 16)
 
@@ -105,6 +107,7 @@ def test_the_hash_tells_any_difference() -> None:
         base.maps,
         base.coverage,
         base.multi_hit,
+        base.area_mm2,
         dict(base.attributes) | {"code_version": "2"},
     )
     hashes = {one.content_hash for one in [base, *others, attributes]}
