@@ -249,7 +249,7 @@ def _example_maps(lake: Lake, now: duckdb.DuckDBPyConnection, timepoint: str) ->
         for name in BIOMARKER_UNITS
         if any(np.isfinite(part.maps[name]).any() for part in parts.values())
     ]
-    return figure(maps_figure(parts, title=knee_visit, names=measured), knee_visit)
+    return figure(maps_figure(parts, title=knee_visit, names=measured, dpi=56), knee_visit)
 
 
 def _agreement(now: duckdb.DuckDBPyConnection, timepoint: str) -> Figure | None:
@@ -261,7 +261,7 @@ def _agreement(now: duckdb.DuckDBPyConnection, timepoint: str) -> Figure | None:
     )
     if agreement.is_empty():
         return None
-    return figure(bland_altman_figure(agreement), f"Bland-Altman agreement at {timepoint}")
+    return figure(bland_altman_figure(agreement, dpi=56), f"Bland-Altman agreement at {timepoint}")
 
 
 def _shown(name: str, drawn: Figure | None) -> dict[str, Figure]:
@@ -338,17 +338,17 @@ def maps_and_biomarkers(
             asset_key="spherical_maps",
             data_version=version,
             metadata={
+                **_shown("example_knee", maps_drawn or _example_maps(store, now, timepoint)),
                 **shared,
                 "dagster/partition_row_count": row_count(now, "maps_index", timepoint),
-                **_shown("example_knee", maps_drawn or _example_maps(store, now, timepoint)),
             },
         )
         yield dg.MaterializeResult(
             asset_key="knee_biomarkers",
             data_version=version,
             metadata={
+                **_shown("map_agreement", agreement_drawn or _agreement(now, timepoint)),
                 **shared,
                 "dagster/partition_row_count": row_count(now, "biomarkers", timepoint),
-                **_shown("map_agreement", agreement_drawn or _agreement(now, timepoint)),
             },
         )

@@ -15,6 +15,7 @@ import dagster as dg
 import duckdb
 import polars as pl
 
+from assets.sql_sources import tables_read
 from lake.tables import TABLES, Column, Table
 from pipeline.steps import StepReport
 
@@ -41,8 +42,9 @@ def registry_schema(table: Table) -> dg.TableSchema:
 
 
 def query_schema(connection: duckdb.DuckDBPyConnection, query: str) -> dg.TableSchema:
-    """Columns of a query's result; described where the registry knows the name."""
-    known = {column.name: column for table in TABLES.values() for column in table.columns}
+    """Columns of a query's result; described where a table it reads has one of that name."""
+    read = [TABLES[name] for name in tables_read(query) if name in TABLES]
+    known = {column.name: column for table in read for column in table.columns}
     columns = []
     for name, kind, *_ in connection.execute(f"DESCRIBE {query}").fetchall():
         column = known.get(name)
@@ -80,8 +82,9 @@ def preview(frame: pl.DataFrame, rows: int = PREVIEW_ROWS) -> dg.TableMetadataVa
 
 def figure(png: bytes, title: str) -> dg.MarkdownMetadataValue | dg.TextMetadataValue:
     """A picture in the UI; in fewer colours, or a sentence, where it is too large."""
-    if len(png) > MAX_FIGURE_BYTES:
-        png = _fewer_colours(png)
+    for colours in (128, 64, 32):
+        if len(png) > MAX_FIGURE_BYTES:
+            png = _in_palette(png, colours)
     if len(png) > MAX_FIGURE_BYTES:
         return dg.MetadataValue.text(f"{title}: {len(png)} bytes, too large to show here")
     return dg.MetadataValue.md(
@@ -89,13 +92,13 @@ def figure(png: bytes, title: str) -> dg.MarkdownMetadataValue | dg.TextMetadata
     )
 
 
-def _fewer_colours(png: bytes) -> bytes:
-    """The picture in a palette of 128 colours, about a third of the bytes."""
+def _in_palette(png: bytes, colours: int) -> bytes:
+    """The picture in a palette of its own: about a third of the bytes at 128 colours."""
     from PIL import Image
 
     buffer = io.BytesIO()
     with Image.open(io.BytesIO(png)) as picture:
-        palette = picture.convert("RGB").quantize(128, dither=Image.Dither.NONE)
+        palette = picture.convert("RGB").quantize(colours, dither=Image.Dither.NONE)
         palette.save(buffer, "PNG", optimize=True)
     return buffer.getvalue()
 

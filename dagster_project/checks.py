@@ -55,7 +55,7 @@ def sql_check(file: sql.SqlFile) -> dg.AssetChecksDefinition:
     @dg.asset_check(
         asset=checked_asset(file),
         name=file.name,
-        description=" ".join(part for part in (file.description, file.assumptions) if part),
+        description=file.description,
         partitions_def=TIMEPOINT_PARTITIONS,
         metadata={"query": dg.MetadataValue.md(f"```sql\n{file.text}\n```")},
     )
@@ -83,7 +83,7 @@ def rules_check(asset: str) -> dg.AssetChecksDefinition:
 
     @dg.asset_check(
         asset=asset,
-        name=f"{asset}_rules",
+        name="registry_rules",
         description=f"Nulls, allowed values and ranges of the registry: {', '.join(tables)}.",
         partitions_def=TIMEPOINT_PARTITIONS,
     )

@@ -25,6 +25,7 @@ from assets.imaging import MapConfig
 from assets.partitions import TIMEPOINT_PARTITIONS
 from assets.resources import ClusterResource, LakeResource, Progress, ProgressResource
 from dagster_project.definitions import build_defs
+from dagster_project.recovery import UNDER_WAY, close_lost_runs
 from lake.files import write_whole
 from pipeline.cluster import Engine
 from pipeline.config import Settings
@@ -71,7 +72,7 @@ class RunFailedError(Exception):
 
 
 def prepare_home(home: Path) -> Path:
-    """Set a Dagster home up, once: its configuration and its storage.
+    """Set a Dagster home up: its configuration and storage once, and no lost run in the way.
 
     Two processes that first touch a fresh home at the same time would race to create the tables.
 
@@ -88,9 +89,9 @@ def prepare_home(home: Path) -> Path:
         write_whole(config, INSTANCE_CONFIG.read_text(encoding="utf-8"))
     with _instance(home) as instance:
         # Reading each store creates its tables.
-        instance.get_runs_count()
         instance.all_asset_keys()
         instance.all_instigator_state()
+        close_lost_runs(instance)
     return home
 
 
@@ -156,9 +157,14 @@ def serve_ui(
             start_new_session=True,
         )
         try:
-            return _watch(child, port, log, tell, stop)
+            outcome = _watch(child, port, log, tell, stop)
         finally:
             _stop(child)
+    with _instance(home) as instance:
+        under_way = instance.get_runs_count(dg.RunsFilter(statuses=list(UNDER_WAY)))
+    if under_way:
+        tell(f"{under_way} run(s) still under way may go on in the background until done")
+    return outcome
 
 
 class _StopFlag:

@@ -10,7 +10,11 @@ KNEE = "1000001_RIGHT_V00"
 
 
 def evaluations(result: dg.ExecuteInProcessResult) -> dict[str, dg.AssetCheckEvaluation]:
-    return {found.check_name: found for found in result.get_asset_check_evaluations()}
+    found = result.get_asset_check_evaluations()
+    rules = [check for check in found if check.check_name == "registry_rules"]
+    assert len(rules) == 4
+    assert all(check.passed for check in rules)
+    return {check.check_name: check for check in found}
 
 
 def results(house: House) -> dict[str, pl.DataFrame]:
@@ -43,7 +47,7 @@ def good(shared_house: House) -> dict[str, pl.DataFrame]:
     found = evaluations(shared_house.update("V00"))
     assert {name: check.passed for name, check in found.items()} == dict.fromkeys(found, True)
     assert {"biomarkers_in_range", "missing_maps", "orientation", "map_agreement"} <= set(found)
-    assert {"quarantine_share", "one_configuration", "knee_biomarkers_rules"} <= set(found)
+    assert {"quarantine_share", "one_configuration", "registry_rules"} <= set(found)
     assert {check.partition for check in found.values()} == {"V00"}
     return maps_ledger(results(shared_house))
 
