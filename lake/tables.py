@@ -17,7 +17,42 @@ UNKNOWN_TIMEPOINT = "unknown"
 SIDES = ("RIGHT", "LEFT")
 SEQUENCES = ("DESS", "MSME")
 COMPARTMENTS = ("whole", "medial", "lateral")
-STEPS = ("ingest", "segmentation", "maps")
+ALL_TIMEPOINTS = "all"
+"""Timepoint of a batch whose rows are of any visit: a release of clinical tables spans them all."""
+LEDGER_STEPS = ("segmentation", "maps")
+STEPS = ("ingest", "clinical", *LEDGER_STEPS)
+MISSING_REASONS: Mapping[str, str] = {
+    "missing_form": "the source says the form or workbook is missing (SAS `.`)",
+    "blank": "an empty cell",
+    "collapsed": "missing in a source that keeps no reason (ASCII, NDA): any reason is possible",
+    "not_expected": "not asked, because an earlier answer made it pointless (`.A`)",
+    "below_range": "`.B`",
+    "cannot_do": "cannot do or attempted (`.C`)",
+    "dont_know": "does not know (`.D`)",
+    "non_exposed_control": "`.E`",
+    "not_done_phone_contact": "`.F`",
+    "unreleased_high": "`.G`",
+    "above_range": "`.H`",
+    "inadequate_data": "`.I`",
+    "unassigned": "`.J`",
+    "cannot_do_not_attempted": "`.K`",
+    "permanently_lost": "`.L`",
+    "missing": "`.M`",
+    "not_required": "`.N`",
+    "not_done_other": "`.O`",
+    "prosthetic": "a prosthetic joint (`.P`)",
+    "refused": "`.R`",
+    "unreleased_low": "`.S`",
+    "technical_problem": "`.T`",
+    "unable_to_examine": "`.U`",
+    "missed_visit": "`.V`",
+    "impossible_value": "`.W`",
+    "does_not_do": "`.X`",
+    "not_delivered": "no release that landed holds this column for this visit",
+}
+"""Why a value is missing, as clinical tables say it; the letters are the OAI's SAS codes."""
+DIALECTS = ("contents", "nda", "ascii", "sas")
+"""Forms of the OAI's tables, the one that keeps most last: of the same value the last counts."""
 BIOMARKER_UNITS: Mapping[str, str] = {
     "bone_shape": "mm",
     "cartilage_thickness": "mm",
@@ -288,6 +323,180 @@ def _biomarker_rules() -> tuple[Check, ...]:
     )
 
 
+def _whole(
+    name: str,
+    description: str,
+    unit: str = "",
+    minimum: float | None = 0,
+    maximum: float | None = None,
+    nullable: bool = True,
+) -> Column:
+    return Column(name, pa.int64(), description, unit, nullable, (), minimum, maximum)
+
+
+def _yes_no(name: str, description: str) -> Column:
+    return Column(name, pa.bool_(), description, nullable=True)
+
+
+def with_reasons(*columns: Column) -> tuple[Column, ...]:
+    """Each column followed by `<name>_missing`, the reason where the value is NULL."""
+    return tuple(
+        both
+        for column in columns
+        for both in (
+            column,
+            _text(
+                f"{column.name}_missing",
+                f"Why {column.name} is missing; NULL where it is not.",
+                tuple(MISSING_REASONS),
+                nullable=True,
+            ),
+        )
+    )
+
+
+def _reason_rules(columns: tuple[Column, ...]) -> tuple[Check, ...]:
+    return tuple(
+        Check(
+            f"{column.name}_or_reason",
+            column.name,
+            f"retracted OR ({column.name} IS NULL) = ({column.name}_missing IS NOT NULL)",
+            "expected either a value or the reason why it is missing",
+        )
+        for column in columns
+    )
+
+
+_SUBJECT_ID = Column("subject_id", pa.int64(), "The participant's study number.", minimum=1)
+_TIMEPOINT = _text("timepoint", "The visit.", TIMEPOINTS)
+_SIDE = _text("side", "The knee's side.", SIDES)
+_RETRACTED = Column(
+    "retracted",
+    pa.bool_(),
+    "True where a later release lists this row no more; such rows are in the history only.",
+)
+_SHA256 = _text("sha256", "SHA-256 of the release file.")
+
+_OTHER_JOINTS = ("shoulder", "elbow", "wrist", "hand", "ankle", "foot")
+
+
+def _side_items(side: str) -> tuple[Column, ...]:
+    knee = f"{side} knee pain, aching or stiffness"
+    hip = f"{side} hip pain, aching or stiffness"
+    month = "on more than half the days of a month, past 12 months"
+    days = "on more than half the days, past 30 days"
+    letter = side[0].upper()
+    return (
+        _yes_no(f"knee_any_pain_12m_{side}", f"Any {knee}, past 12 months (KPN{letter}12)."),
+        _yes_no(f"knee_frequent_pain_12m_{side}", f"{knee} {month} (KP{letter}12CV)."),
+        _whole(
+            f"knee_frequent_pain_months_12m_{side}",
+            f"Months with {knee} on more than half the days (KPN{letter}12M).",
+            "months",
+            0,
+            12,
+        ),
+        _yes_no(f"knee_any_pain_30d_{side}", f"Any {knee}, past 30 days ({letter}KP30CV)."),
+        _yes_no(f"knee_frequent_pain_30d_{side}", f"{knee} {days} (KP{letter}30CV)."),
+        _yes_no(f"hip_any_pain_12m_{side}", f"Any {hip}, past 12 months (HPN{letter}12)."),
+        _yes_no(f"hip_frequent_pain_12m_{side}", f"{hip} {month} (HP{letter}12CV)."),
+        *(
+            _yes_no(
+                f"{joint}_frequent_pain_30d_{side}",
+                f"{side} {joint} pain, aching or stiffness {days} "
+                f"(OJPN{letter}{joint[0].upper()}); "
+                "false only where the question on other joints was answered.",
+            )
+            for joint in _OTHER_JOINTS
+        ),
+        _number(f"womac_pain_{side}", f"WOMAC pain score, {side} knee.", "points", 0.0, 20.0, True),
+    )
+
+
+ENROLLEE_VALUES = (
+    _text("sex", "Sex.", ("M", "F"), nullable=True),
+    _text("race", "Race.", ("other", "white", "black", "asian"), nullable=True),
+    _yes_no("hispanic", "Hispanic or Latino."),
+    _text("cohort", "Study cohort.", ("progression", "incidence", "control"), nullable=True),
+    _text("site", "Clinical centre.", ("A", "B", "C", "D", "E"), nullable=True),
+    _whole("half", "First or second half of the cohort to be released.", "", 1, 2),
+)
+CLINICAL_VISIT_VALUES = (
+    _whole("visit_day", "Days from the enrollment visit; 0 at V00.", "days", 0, 7300),
+    _whole("age_years", "Age in completed years.", "years", 40, 110),
+    _number("bmi", "Body-mass index.", "kg/m2", 10.0, 80.0, True),
+    _yes_no("back_any_pain_30d", "Any back pain, past 30 days (BP30)."),
+    _whole(
+        "back_pain_frequency_30d",
+        "How often back pain bothered: 0 rarely, 1 some, 2 most, 3 all of the time (BP30OFT).",
+        "",
+        0,
+        3,
+    ),
+    _yes_no(
+        "neck_frequent_pain_30d",
+        "Neck pain, aching or stiffness on more than half the days, past 30 days (OJPNNK); false "
+        "only where the question on other joints was answered.",
+    ),
+    _yes_no(
+        "no_other_joint_pain_30d",
+        "None of neck, shoulders, elbows, wrists, hands, ankles, feet hurt (OJPNNO = 0); false "
+        "where one of them was named.",
+    ),
+    *_side_items("right"),
+    *_side_items("left"),
+)
+RADIOGRAPH_VALUES = (
+    _whole("kl_grade", "Kellgren and Lawrence grade (XRKL).", "grade", 0, 4),
+    _number(
+        "jsn_medial",
+        "Medial joint space narrowing, OARSI grade; decimals within a grade (XRJSM).",
+        "grade",
+        0.0,
+        3.9,
+        True,
+    ),
+    _number("jsn_lateral", "Lateral joint space narrowing (XRJSL).", "grade", 0.0, 3.9, True),
+    _number(
+        "jsw_medial_min_mm", "Minimum medial joint space width (MCMJSW).", "mm", 0.0, 20.0, True
+    ),
+    _text("barcode", "Archive barcode of the image, 12 digits (text: it opens with 0).", (), True),
+)
+SCAN_LISTED_VALUES = (
+    Column("acquired", pa.bool_(), "Whether the series was scanned.", nullable=True),
+    _text("barcode", "Archive barcode of the latest scan, 12 digits.", (), True),
+    _text("quality", "Quality control result (QCRESLT).", ("Y", "YD", "NR", "N"), True),
+    _text("not_acquired_reason", "Why it was not scanned (MNDREAS).", (), True),
+    _whole("n_series", "Series acquired, repeats included.", "", 0),
+)
+OUTCOME_VALUES = (
+    _whole(
+        "knee_replacement_day",
+        "Day of the first knee replacement after enrollment (ERKDAYS, ELKDAYS).",
+        "days",
+        0,
+        7300,
+    ),
+    _yes_no(
+        "knee_replaced_at_baseline",
+        "A replacement is seen on the baseline X-ray (ERKBLRP, ELKBLRP).",
+    ),
+    _whole(
+        "knee_replacement_status",
+        "0 failed to confirm, 1 self-reported, 2 pending, 3 confirmed (ERKRPCF, ELKRPCF).",
+        "",
+        0,
+        3,
+    ),
+    _text(
+        "knee_replacement_reported_at",
+        "Visit at which it was first reported (ERKVSRP, ELKVSRP).",
+        TIMEPOINTS,
+        True,
+    ),
+)
+
+
 _ALL = (
     Table(
         "scans",
@@ -488,6 +697,105 @@ _ALL = (
         rules=(_KNEE_VISIT_RULE,),
     ),
     Table(
+        "releases",
+        "Release files of clinical tables that landed: one row per file content.",
+        (
+            _SHA256,
+            _text("file", "Name of the file."),
+            _text("source_table", "Table of the OAI, in lower case and without its visit code."),
+            _text("dialect", "Form of the file.", DIALECTS),
+            _text(
+                "version", "Release version the rows carry; NULL where they carry none.", (), True
+            ),
+            _text("visit", "Visit of the file, or 'all'.", (*TIMEPOINTS, ALL_TIMEPOINTS)),
+            _count("n_rows", "Rows of the file."),
+            BATCH_ID,
+        ),
+        partitioned=False,
+        step="clinical",
+        key=("sha256",),
+        grain=("sha256",),
+    ),
+    Table(
+        "column_sources",
+        "Which release each column of each visit comes from: one row per table, column and visit.",
+        (
+            _text("table_name", "The clinical table."),
+            _text("column_name", "Its column."),
+            _text("visit", "The visit, or 'all'.", (*TIMEPOINTS, ALL_TIMEPOINTS)),
+            _text("source_variable", "Name of the variable in that release."),
+            _text("dialect", "Form of the release.", DIALECTS),
+            _text("version", "Its version.", (), True),
+            _SHA256,
+            BATCH_ID,
+        ),
+        partitioned=False,
+        step="clinical",
+        key=("table_name", "column_name", "visit"),
+        grain=("table_name", "column_name", "visit"),
+    ),
+    Table(
+        "enrollees",
+        "The participants: one row each.",
+        (_SUBJECT_ID, *with_reasons(*ENROLLEE_VALUES), _RETRACTED, BATCH_ID),
+        partitioned=False,
+        step="clinical",
+        key=("subject_id",),
+        grain=("subject_id",),
+        rules=_reason_rules(ENROLLEE_VALUES),
+    ),
+    Table(
+        "clinical_visits",
+        "What was asked and measured at a visit: one row per participant and visit attended.",
+        (_SUBJECT_ID, _TIMEPOINT, *with_reasons(*CLINICAL_VISIT_VALUES), _RETRACTED, BATCH_ID),
+        step="clinical",
+        key=("subject_id", "timepoint"),
+        grain=("subject_id", "timepoint"),
+        rules=_reason_rules(CLINICAL_VISIT_VALUES),
+    ),
+    Table(
+        "radiographs",
+        "Readings of knee radiographs: one row per knee, visit and reading project.",
+        (
+            *_knee(),
+            _whole(
+                "reading_project", "Reading project; 42 is stored as 37.", "", 1, nullable=False
+            ),
+            *with_reasons(*RADIOGRAPH_VALUES),
+            _RETRACTED,
+            BATCH_ID,
+        ),
+        step="clinical",
+        key=("knee_visit", "reading_project"),
+        grain=("knee_visit", "reading_project"),
+        rules=(_KNEE_VISIT_RULE, *_reason_rules(RADIOGRAPH_VALUES)),
+    ),
+    Table(
+        "scans_listed",
+        "Scans a release says were made: one row per knee-visit and sequence.",
+        (
+            *_knee(),
+            _text("sequence", "DESS (structure) or MSME (T2).", SEQUENCES),
+            *with_reasons(*SCAN_LISTED_VALUES),
+            _RETRACTED,
+            BATCH_ID,
+        ),
+        step="clinical",
+        key=("knee_visit", "sequence"),
+        grain=("knee_visit", "sequence"),
+        rules=(_KNEE_VISIT_RULE, *_reason_rules(SCAN_LISTED_VALUES)),
+    ),
+    Table(
+        "outcomes",
+        "Knee replacements: one row per knee.",
+        (_SUBJECT_ID, _SIDE, *with_reasons(*OUTCOME_VALUES), _RETRACTED, BATCH_ID),
+        partitioned=False,
+        step="clinical",
+        key=("subject_id", "side"),
+        grain=("subject_id", "side"),
+        rules=_reason_rules(OUTCOME_VALUES),
+    ),
+    Table(
         "quarantine",
         "Inputs that were refused, each with its reason: one row per file.",
         (
@@ -508,7 +816,7 @@ _ALL = (
         (
             _text("knee_visit", "<subject_id>_<side>_<timepoint>."),
             _text("timepoint", "The visit.", TIMEPOINTS),
-            _text("step", "The step.", STEPS[1:]),
+            _text("step", "The step.", LEDGER_STEPS),
             _text("input_fingerprint", "SHA-256 of inputs, configuration and code version."),
             _text("status", "How it ended.", ("done", "quarantined")),
             Column("seconds", pa.float64(), "Time it took.", "s", minimum=0.0, varies=True),
@@ -532,7 +840,7 @@ _ALL = (
             BATCH_ID,
             Column("batch_number", pa.int64(), "Rises by one with every batch.", minimum=1),
             _text("step", "The step.", STEPS),
-            _text("timepoint", "The visit.", (*TIMEPOINTS, UNKNOWN_TIMEPOINT)),
+            _text("timepoint", "The visit.", (*TIMEPOINTS, UNKNOWN_TIMEPOINT, ALL_TIMEPOINTS)),
             _count("n_knee_visit", "Knee-visits the batch has rows of."),
             _count("n_quarantined", "Refused inputs in the batch."),
             _text("code_version", "Version of the code that computed it."),
