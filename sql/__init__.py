@@ -2,7 +2,8 @@
 
 A file opens with a header of `--` comments: a description, then lines `-- grain: ...` and
 `-- assumes: ...`. A file that needs values asks for them as `$name`; it is a query to run with
-them. Every other file is a view of its name.
+them. The files of `macros` are `CREATE MACRO` statements that views use. Every other file is a view
+of its name. A view may declare settings, read with `getvariable`, in lines `-- parameter name: ...`.
 """
 
 import re
@@ -13,6 +14,9 @@ from importlib import resources
 
 _PARAMETER = re.compile(r"\$([a-z][a-z0-9_]*)")
 _COMMENT = re.compile(r"--[^\n]*")
+_SETTING = re.compile(r"^-- parameter ([a-z][a-z0-9_]*): (.+)$", re.MULTILINE)
+MACROS = "macros"
+"""The group whose files make macros rather than views."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +31,7 @@ class SqlFile:
         grain: what one row is.
         assumptions: what has to hold for the result to mean what it says.
         parameters: names of the values it needs; () for a view.
+        settings: what it reads with `getvariable`, and what each means.
     """
 
     group: str
@@ -36,6 +41,7 @@ class SqlFile:
     grain: str
     assumptions: str
     parameters: tuple[str, ...]
+    settings: Mapping[str, str]
 
     def mentions(self, relation: str) -> bool:
         """Whether the query (its comments aside) names a relation."""
@@ -49,6 +55,8 @@ def _parse(group: str, name: str, text: str) -> SqlFile:
         if not line.startswith("--"):
             break
         words = line.removeprefix("--").strip()
+        if words.startswith("parameter "):
+            continue
         for start in ("grain", "assumes"):
             if words.startswith(f"{start}:"):
                 field, words = start, words.removeprefix(f"{start}:").strip()
@@ -62,6 +70,7 @@ def _parse(group: str, name: str, text: str) -> SqlFile:
         " ".join(header["grain"]).strip(),
         " ".join(header["assumes"]).strip(),
         tuple(parameters),
+        dict(_SETTING.findall(text)),
     )
 
 
@@ -91,6 +100,18 @@ def load(name: str) -> SqlFile:
     if name not in files:
         raise KeyError(f"no SQL file {name}; there are {', '.join(files)}")
     return files[name]
+
+
+def macros() -> list[SqlFile]:
+    """The files of `CREATE MACRO` statements; a macro may use those of any of them."""
+    return [file for file in load_all().values() if file.group == MACROS]
+
+
+def settings() -> dict[str, str]:
+    """Every setting a view reads with `getvariable`, and what it means."""
+    return {
+        name: meaning for file in load_all().values() for name, meaning in file.settings.items()
+    }
 
 
 def views(groups: tuple[str, ...]) -> list[SqlFile]:

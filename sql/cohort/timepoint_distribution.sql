@@ -1,0 +1,14 @@
+-- How many patients have how many timepoints, per model (Table 4).
+-- grain: one row per model and number of timepoints.
+-- assumes: one knee per patient and visit.
+SELECT
+    model,
+    n_timepoints,
+    count(*) AS n_patients
+FROM (
+    SELECT model, subject_id, count(DISTINCT timepoint) AS n_timepoints
+    FROM model_cases
+    GROUP BY model, subject_id
+) AS patients
+GROUP BY model, n_timepoints
+ORDER BY model DESC, n_timepoints
