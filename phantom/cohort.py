@@ -92,8 +92,8 @@ class Loadings:
     pair_visit: float
 
 
-KNEE_LOADINGS = Loadings(general=0.13, visit=0.05, pair=0.15, joint=0.25, pair_visit=0.05)
-OTHER_LOADINGS = Loadings(general=0.29, visit=0.08, pair=0.15, joint=0.10, pair_visit=0.10)
+KNEE_LOADINGS = Loadings(general=0.15, visit=0.03, pair=0.18, joint=0.38, pair_visit=0.05)
+OTHER_LOADINGS = Loadings(general=0.315, visit=0.03, pair=0.26, joint=0.17, pair_visit=0.05)
 AGE_PER_DECADE, BMI_PER_5, FEMALE, THINNING_PER_MM = 0.10, 0.30, 0.20, 0.80
 
 

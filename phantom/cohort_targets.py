@@ -234,8 +234,8 @@ READ_15: Mapping[str, float] = {"V00": 0.9894, "V01": 0.990, "V03": 0.9636, "V05
 """Share of those with any reading who came to the visit that project 15 read."""
 MEMBERS_37 = 2080 / N_PEOPLE
 READ_37: Mapping[str, float] = {"V00": 0.898, "V06": 0.754, "V08": 0.942, "V10": 0.990}
-JSW_ONLY: Mapping[str, float] = {"V08": 228 / N_PEOPLE, "V10": 213 / N_PEOPLE}
-"""People with a row of project 37 that holds no grade."""
+UNGRADED: Mapping[str, float] = {"V08": 0.12, "V10": 0.12}
+"""Share of the other people with readings who have a row of project 37 that holds no grade."""
 READ_JSW = 0.664
 """Share of people with readings whose joint space width was measured."""
 WITHOUT_KL_ATTENDED: Mapping[str, float] = {
