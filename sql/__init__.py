@@ -2,8 +2,8 @@
 
 A file opens with a header of `--` comments: a description, then lines `-- grain: ...` and
 `-- assumes: ...`. A file that needs values asks for them as `$name`; it is a query to run with
-them. The files of `macros` are `CREATE MACRO` statements that views use. Every other file is a view
-of its name. A view may declare settings, read with `getvariable`, in lines `-- parameter name: ...`.
+them. The files of `macros` are `CREATE MACRO` statements. Every other file is a view of its name; it
+may declare settings, read with `getvariable`, in lines `-- parameter <name>: <meaning>`.
 """
 
 import re
