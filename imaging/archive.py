@@ -24,7 +24,8 @@ _DATE = re.compile(
 )
 _CLUTTER_NAMES = frozenset({"dicomdir", "thumbs.db", "desktop.ini", "lockfile"})
 _CLUTTER_SUFFIXES = frozenset(
-    {".txt", ".csv", ".tsv", ".json", ".xml", ".html", ".htm", ".md", ".pdf", ".log", ".md5"}
+    {".sas7bdat", ".sas7bcat", ".xpt"}
+    | {".txt", ".csv", ".tsv", ".json", ".xml", ".html", ".htm", ".md", ".pdf", ".log", ".md5"}
 )
 
 

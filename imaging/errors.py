@@ -31,6 +31,16 @@ class Reason(StrEnum):
     UNSAFE_ARCHIVE = "unsafe_archive"
     MISSING_INPUT = "missing_input"
     BAD_SURFACE = "bad_surface"
+    EMPTY_FILE = "empty_file"
+    WRONG_ENCODING = "wrong_encoding"
+    RAGGED_ROW = "ragged_row"
+    MISSING_COLUMN = "missing_column"
+    DUPLICATE_COLUMN = "duplicate_column"
+    UNKNOWN_VISIT = "unknown_visit"
+    MIXED_RELEASES = "mixed_releases"
+    BAD_SUBJECT_ID = "bad_subject_id"
+    BAD_VALUE = "bad_value"
+    DUPLICATE_KEY = "duplicate_key"
 
 
 class BadInputError(Exception):

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pyarrow as pa
 
 from imaging.labels import Bone
@@ -26,7 +27,15 @@ from lake import delta, files
 from lake.errors import LakeBusyError, LakeError, SchemaError
 from lake.maps import MapPart, write_part
 from lake.rows import Rows, to_arrow
-from lake.tables import STEPS, TABLES, TIMEPOINTS, UNKNOWN_TIMEPOINT, Table
+from lake.tables import (
+    ALL_TIMEPOINTS,
+    LEDGER_STEPS,
+    STEPS,
+    TABLES,
+    TIMEPOINTS,
+    UNKNOWN_TIMEPOINT,
+    Table,
+)
 
 STAGING = "staging"
 LOCK = "writer.lock"
@@ -141,8 +150,12 @@ class Batch:
     ) -> None:
         if step not in STEPS:
             raise LakeError(f"{step} is not a step; use one of {', '.join(STEPS)}")
-        if timepoint not in (*TIMEPOINTS, UNKNOWN_TIMEPOINT):
-            raise LakeError(f"{timepoint} is not a timepoint; use V00 to V11 or 'unknown'")
+        # A release of clinical tables lands whole, and spans visits.
+        others = (ALL_TIMEPOINTS,) if step == "clinical" else (UNKNOWN_TIMEPOINT,)
+        if timepoint not in (*TIMEPOINTS, *others):
+            raise LakeError(
+                f"{timepoint} is not a timepoint of {step}; use V00 to V11 or '{others[0]}'"
+            )
         self.number = number
         self.batch_id: str | None = None
         self._root = root
@@ -172,15 +185,21 @@ class Batch:
         # The id is a hash of the rows, so a row cannot know it yet.
         filled = {"timepoint": self._timepoint, "batch_id": ""}
         arrow = to_arrow(table, rows, filled)
+        if self._timepoint != ALL_TIMEPOINTS:
+            self._require_own_timepoint(table, arrow)
+        if arrow.num_rows:
+            self._rows.setdefault(table_name, []).append(arrow)
+
+    def _require_own_timepoint(self, table: Table, arrow: pa.Table) -> None:
+        if "timepoint" not in table.column_names:
+            return
         own = {self._timepoint, UNKNOWN_TIMEPOINT} & set(table.column("timepoint").allowed)
         for row, timepoint in enumerate(arrow.column("timepoint").to_pylist()):
             if timepoint not in own:
                 raise SchemaError(
-                    f"{table_name}, row {row}: timepoint = {timepoint!r} in a batch of "
+                    f"{table.name}, row {row}: timepoint = {timepoint!r} in a batch of "
                     f"{self._timepoint}; commit each timepoint as a batch of its own"
                 )
-        if arrow.num_rows:
-            self._rows.setdefault(table_name, []).append(arrow)
 
     def add_map_part(self, bone: Bone, part: MapPart) -> None:
         """Add maps of a bone and their rows of `maps_index`.
@@ -236,6 +255,7 @@ class Batch:
         knee_visits = {
             knee_visit
             for rows in tables.values()
+            if "knee_visit" in rows.column_names
             for knee_visit in rows.column("knee_visit").to_pylist()
             if knee_visit is not None
         }
@@ -263,7 +283,7 @@ class Batch:
                 )
             status[row["knee_visit"]] = row["status"]
         for name, rows in tables.items():
-            if TABLES[name].step in ("", "ingest"):
+            if TABLES[name].step not in LEDGER_STEPS:
                 continue
             for knee_visit in rows.column("knee_visit").to_pylist():
                 if status.get(knee_visit) != "done":
@@ -318,21 +338,22 @@ def _has_values(part: MapPart, variable: str) -> list[bool]:
 
 
 def _require_grain(table: Table, rows: pa.Table) -> None:
-    seen: set[tuple[Any, ...]] = set()
-    for row in rows.select(list(table.grain)).to_pylist() if table.grain else []:
-        values = tuple(row.values())
-        if values in seen:
-            raise SchemaError(
-                f"{table.name}: {', '.join(map(str, values))} is in this batch twice; one row per "
-                + ", ".join(table.grain)
-            )
-        seen.add(values)
+    if not table.grain:
+        return
+    keys = pl.DataFrame(rows.select(list(table.grain)))
+    twice = keys.filter(keys.is_duplicated())
+    if len(twice):
+        raise SchemaError(
+            f"{table.name}: {', '.join(map(str, twice.row(0)))} is in this batch twice; one row "
+            "per " + ", ".join(table.grain)
+        )
 
 
 def _in_order(table: Table, rows: pa.Table) -> tuple[pa.Table, list[str]]:
     """Rows in an order that does not depend on which worker was done first, and as text."""
     kept = [column.name for column in table.columns if not column.varies]
-    lines = [json.dumps(list(row.values())) for row in rows.select(kept).to_pylist()]
+    frame = pl.DataFrame(rows.select(kept))
+    lines = frame.select(pl.struct(pl.all()).struct.json_encode()).to_series().to_list()
     order = sorted(range(len(lines)), key=lines.__getitem__)
     return rows.take(order), [lines[index] for index in order]
 

@@ -17,7 +17,7 @@ from lake import delta, files, views
 from lake.batch import Batch, Swept, staging_folders, sweep, writer_lock
 from lake.errors import LakeError
 from lake.maps import MapPart, open_maps, read_map
-from lake.tables import TABLES
+from lake.tables import TABLES, Table
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -57,6 +57,13 @@ def input_fingerprint(parts: Sequence[str | None], config_hash: str, code_versio
     return hashlib.sha256("|".join(words).encode()).hexdigest()
 
 
+def _of_visit(table: Table) -> str:
+    """The condition that a row is of the visit $timepoint, or that none is asked for."""
+    # Rows that are of no visit (a participant, a release) belong to every one.
+    timepoint = "timepoint" if "timepoint" in table.column_names else "$timepoint"
+    return f"($timepoint::VARCHAR IS NULL OR {timepoint} = $timepoint)"
+
+
 class Lake:
     """A lake at a root; reading needs nothing to be there yet.
 
@@ -94,8 +101,9 @@ class Lake:
         Compute first, then open the batch: it holds the writer's lock until it ends.
 
         Args:
-            step: 'ingest', 'segmentation' or 'maps'.
-            timepoint: of all its rows; 'unknown' for refused inputs that do not tell.
+            step: 'ingest', 'clinical', 'segmentation' or 'maps'.
+            timepoint: of all its rows; 'unknown' for refused inputs that do not tell; 'all' for
+                a release of clinical tables, whose rows are of any visit.
             code_version: version of the code that computed them.
             config_hash: hash of the parameters they were computed with.
             wait_s: how long to wait for another writer, s.
@@ -128,19 +136,34 @@ class Lake:
         with writer_lock(self.root, wait_s):
             return self._sweep()
 
-    def connect(self) -> duckdb.DuckDBPyConnection:
-        """An in-memory DuckDB connection with a view per table, on what is committed now."""
-        return views.connect(self.root)
+    def connect(self, settings: Mapping[str, Any] | None = None) -> duckdb.DuckDBPyConnection:
+        """An in-memory DuckDB connection with a view per table, on what is committed now.
+
+        Args:
+            settings: choices of `cohort_parameters` other than the default.
+
+        Raises:
+            LakeError: a setting that no view reads.
+        """
+        return views.connect(self.root, settings)
 
     def sql(
-        self, query: str, params: Mapping[str, Any] | Sequence[Any] | None = None
+        self,
+        query: str,
+        params: Mapping[str, Any] | Sequence[Any] | None = None,
+        settings: Mapping[str, Any] | None = None,
     ) -> pl.DataFrame:
         """Run one query over the views.
 
+        Args:
+            query: the query.
+            params: values it asks for as `$name`.
+            settings: choices of `cohort_parameters` other than the default.
+
         Raises:
-            LakeError: more or other than one query.
+            LakeError: more or other than one query, or a setting that no view reads.
         """
-        with self.connect() as connection:
+        with self.connect(settings) as connection:
             views.require_read_only(connection, query)
             return pl.DataFrame(connection.sql(query, params=params).to_arrow_table())
 
@@ -209,8 +232,7 @@ class Lake:
             for check in table.checks
         )
         found = self.sql(
-            f"SELECT {counts} FROM {table_name} "  # noqa: S608 - registry text, value bound
-            "WHERE $timepoint::VARCHAR IS NULL OR timepoint = $timepoint",
+            f"SELECT {counts} FROM {table_name} WHERE {_of_visit(table)}",  # noqa: S608 - registry text, value bound
             {"timepoint": timepoint},
         ).row(0, named=True)
         return pl.DataFrame(
@@ -227,9 +249,10 @@ class Lake:
 
     def data_version(self, table_name: str, timepoint: str | None = None) -> str:
         """A hash that changes when a table's current rows (of one visit) do, and only then."""
+        table = TABLES[table_name]
         batches = self.sql(
-            f"SELECT batch_id, count(*) AS n FROM {TABLES[table_name].name} "  # noqa: S608 - registry name, value bound
-            "WHERE $timepoint::VARCHAR IS NULL OR timepoint = $timepoint "
+            f"SELECT batch_id, count(*) AS n FROM {table.name} "  # noqa: S608 - registry name, value bound
+            f"WHERE {_of_visit(table)} "
             "GROUP BY batch_id ORDER BY batch_id",
             {"timepoint": timepoint},
         )

@@ -5,8 +5,9 @@ of a result the rows of the newest batch for its knee-visit, and none where that
 input. What counts is itself SQL: `sql/lake/current_results.sql`, `sql/lake/quarantine.sql`.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import pyarrow.parquet as pq
@@ -17,7 +18,7 @@ from lake.errors import LakeError
 from lake.files import fsync_directory, fsync_file
 from lake.tables import TABLES, Table
 
-VIEW_GROUPS = ("lake", "biomarkers")
+VIEW_GROUPS = ("lake", "biomarkers", "cohort")
 
 
 def _quote(text: str) -> str:
@@ -73,9 +74,10 @@ def _source(table: Table, files: Sequence[Path]) -> str:
 
 def _newest(table: Table, columns: str) -> str:
     keys = ", ".join(table.key)
+    kept = " AND NOT retracted" if "retracted" in table.column_names else ""
     return (
         f"SELECT {columns} FROM {table.name}_history "  # noqa: S608 - registry names
-        f"QUALIFY rank() OVER (PARTITION BY {keys} ORDER BY batch_number DESC) = 1"
+        f"QUALIFY rank() OVER (PARTITION BY {keys} ORDER BY batch_number DESC) = 1{kept}"
     )
 
 
@@ -104,11 +106,13 @@ def view_statements(root: Path) -> Iterator[str]:
             )
     ledger = TABLES["ledger"]
     yield f"CREATE VIEW ledger AS {_newest(ledger, ', '.join(ledger.column_names))}"
+    for file in sql.macros():
+        yield file.text
     files = {file.name: file for file in sql.views(VIEW_GROUPS)}
     yield f"CREATE VIEW current_results AS {files.pop('current_results').text}"
     for table in TABLES.values():
         columns = ", ".join(table.column_names)
-        if table.step == "ingest":
+        if table.step in ("ingest", "clinical"):
             yield f"CREATE VIEW {table.name} AS {_newest(table, columns)}"
         elif table.step:
             yield f"CREATE VIEW {table.name} AS {_result(table, columns)}"
@@ -116,8 +120,22 @@ def view_statements(root: Path) -> Iterator[str]:
         yield f"CREATE VIEW {file.name} AS {file.text}"
 
 
-def connect(root: Path) -> duckdb.DuckDBPyConnection:
-    """An in-memory connection with every view, on what is committed at this moment."""
+def connect(
+    root: Path, settings: Mapping[str, Any] | None = None
+) -> duckdb.DuckDBPyConnection:
+    """An in-memory connection with every view, on what is committed at this moment.
+
+    Args:
+        root: the lake's folder.
+        settings: values for `sql.settings()` in place of their defaults.
+
+    Raises:
+        LakeError: a setting that no view reads.
+    """
+    known = sql.settings()
+    unknown = sorted(set(settings or {}) - set(known))
+    if unknown:
+        raise LakeError(f"no view reads {', '.join(unknown)}; there are {', '.join(known)}")
     connection = duckdb.connect(
         config={
             "autoinstall_known_extensions": "false",
@@ -127,6 +145,9 @@ def connect(root: Path) -> duckdb.DuckDBPyConnection:
         }
     )
     try:
+        for name, value in (settings or {}).items():
+            # The name is one of those the shipped files declare.
+            connection.execute(f"SET VARIABLE {name} = $1", [value])
         for statement in view_statements(root):
             connection.execute(statement)
     except BaseException:

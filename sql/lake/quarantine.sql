@@ -1,7 +1,8 @@
 -- Inputs that are refused now, each with its reason and what to do.
 -- A refusal by segmentation or maps counts while its batch is the newest that tried the knee-visit.
 -- A refusal at ingest counts until something lands for its knee-visit in a later batch; a file that
--- tells no knee-visit stays, its newest refusal only. All refusals ever: quarantine_history.
+-- tells no knee-visit stays, its newest refusal only. A refused clinical table counts until a file
+-- of its name lands in a later batch. All refusals ever: quarantine_history.
 -- grain: one row per refused file and step.
 -- assumes: a later delivery for the same knee-visit answers an earlier refusal.
 WITH landed AS (
@@ -19,6 +20,12 @@ at_ingest AS (
     WHERE stage = 'ingest'
     QUALIFY rank() OVER (PARTITION BY knee_visit, file ORDER BY batch_number DESC) = 1
 ),
+of_clinical_tables AS (
+    SELECT *
+    FROM quarantine_history
+    WHERE stage = 'clinical'
+    QUALIFY rank() OVER (PARTITION BY file ORDER BY batch_number DESC) = 1
+),
 refused AS (
     SELECT at_ingest.*
     FROM at_ingest
@@ -31,5 +38,11 @@ refused AS (
         ON ledger.knee_visit = tried.knee_visit
         AND ledger.step = tried.stage
         AND ledger.batch_id = tried.batch_id
+    UNION ALL BY NAME
+    SELECT of_clinical_tables.*
+    FROM of_clinical_tables
+    ANTI JOIN releases_history AS landed_table
+        ON landed_table.file = parse_filename(of_clinical_tables.file)
+        AND landed_table.batch_number > of_clinical_tables.batch_number
 )
 SELECT * EXCLUDE (batch_number) FROM refused
