@@ -366,7 +366,7 @@ def _readings(cohort: Cohort, mean: FloatArray, own: FloatArray, replaced: BoolA
     )
     columns = {name: values[order] for name, values in columns.items()}
     # One bilateral radiograph per person and visit; X-ray barcodes open with a 0 after 0166.
-    number = 7_368_787 * (N_VISITS * columns["person"] + columns["visit"]) % 10**7
+    number = (1_234_567 + 7_368_787 * (N_VISITS * columns["person"] + columns["visit"])) % 10**7
     columns["barcode"] = np.char.add("01660", np.char.zfill(number.astype(str), 7))
     return Readings(**columns)
 
