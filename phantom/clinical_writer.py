@@ -1,9 +1,9 @@
 """A simulated cohort written as the OAI's tables are delivered: ASCII, SAS, NDA, old inventories.
 
 Each form has its own habits, kept here on purpose: ASCII files in one flat folder with names in
-mixed case, CRLF, `1: Yes` in some visits and a bare `1` in others, and no reason for a missing value;
-SAS with the letters; NDA structures with two header rows and all visits stacked; and the old
-inventories of images, one per visit.
+mixed case, CRLF, `1: Yes` in some visits and a bare `1` in others, and no reason for a missing
+value; SAS with the letters; NDA structures with two header rows and all visits stacked; and the
+old inventories of images, one per visit.
 """
 
 import datetime
@@ -267,7 +267,9 @@ class _Release:
         scans = self.imaging.scans
         parts: list[dict[str, NDArray]] = []
         for number, (planned, along_with, described) in enumerate(_SERIES):
-            at = np.flatnonzero((scans.visit == visit_index(visit)) & (scans.sequence == along_with))
+            at = np.flatnonzero(
+                (scans.visit == visit_index(visit)) & (scans.sequence == along_with)
+            )
             own = number < 2
             left = scans.side[at] == 1
             barcode = scans.barcode[at] if own else _other_barcodes(scans.barcode[at], number)
@@ -331,9 +333,7 @@ class _Release:
             ):
                 own = value[:, side]
                 missing = np.where(np.isnan(own), "A", "")
-                columns.append(
-                    _Column(f"V99E{letter}K{stem}", own, missing, _LABELS.get(stem))
-                )
+                columns.append(_Column(f"V99E{letter}K{stem}", own, missing, _LABELS.get(stem)))
         return columns
 
 
@@ -360,7 +360,7 @@ def _other_barcodes(barcode: NDArray[np.str_], number: int) -> NDArray[np.str_]:
 
 
 def _days(dates: NDArray[np.str_]) -> NDArray[np.datetime64]:
-    """yyyymmdd as days; NaT where empty."""
+    """Yyyymmdd as days; NaT where empty."""
     return pl.Series(dates).str.to_date("%Y%m%d", strict=False).to_numpy().astype("M8[D]")
 
 
@@ -671,7 +671,13 @@ def _write_contents(root: Path, release: _Release) -> list[Path]:
         told = {"V08": barcode, "V10": barcode.str.slice(1)}.get(visit, number)
         frame = pl.DataFrame(
             {
-                "Folder": _image_release(release, person, visit) + "/" + ids + "/" + date + "/" + short,
+                "Folder": _image_release(release, person, visit)
+                + "/"
+                + ids
+                + "/"
+                + date
+                + "/"
+                + short,
                 "ParticipantID": ids,
                 "StudyDate": date,
                 "AccessionNumber" if visit == "V08" else "Barcode": told,

@@ -1,14 +1,14 @@
 """A simulated cohort: people, who came to which visit, what they weighed and where it hurt.
 
-Marginals are those of the OAI (`cohort_targets`); what ties the variables together is planted. Every
-answer is a threshold on a latent variable whose marginal distribution is known, so each frequency is
-right in expectation whatever the correlations, and the correlations come from shared parts: a
-person's general tendency to report pain, the visit, the joint pair, the joint.
+Marginals are those of the OAI (`cohort_targets`); what ties the variables together is planted.
+Every answer is a threshold on a latent variable whose marginal distribution is known, so each
+frequency is right in expectation whatever the correlations, and the correlations come from shared
+parts: a person's general tendency to report pain, the visit, the joint pair, the joint.
 
-Knee pain is a cumulative logit: P(level >= k) = sigmoid(eta - threshold_k) with eta linear in age, BMI,
-sex and the depth of the cartilage lesion that `phantom.knee` renders for the same subject. Because
-the error is logistic at the margin (a Gaussian copula links visits and joints), an ordinary logistic
-regression on the cohort estimates the planted coefficients.
+Knee pain is a cumulative logit: P(level >= k) = sigmoid(eta - threshold_k) with eta linear in age,
+BMI, sex and the depth of the cartilage lesion that `phantom.knee` renders for the same subject.
+Because the error is logistic at the margin (a Gaussian copula links visits and joints), an ordinary
+logistic regression on the cohort estimates the planted coefficients.
 
 Draws are made person by person, so the first people of a large cohort are those of a small one.
 """
@@ -43,6 +43,10 @@ YEARS[[VISITS.index(visit) for visit in ("V07", "V09", "V11")]] = (5.0, 7.0, 9.0
 N_REFERENCE = 20_000
 """People of the reference population on which thresholds are set, once and for any cohort."""
 
+_REFERENCE_SEED = 2**32 - 1
+SEVERITY_BETA = (1.2, 2.2)
+"""Of `phantom.anatomy.subject_traits`, as is the range of progression."""
+
 _AGE_LOW, _AGE_HIGH = 45.0, 80.0
 _BMI_LOWEST, _BMI_HIGHEST = 15.0, 53.0
 
@@ -54,7 +58,7 @@ class PainTruth:
     P(any pain in 12 months) = sigmoid(eta - any_threshold[side][visit]), and likewise for frequent
     pain (KPR12CV) and for chronic pain (frequent for more than 6 months of the 12), with
 
-    eta = age (age_years - 61) / 10 + bmi (bmi - 28.6) / 5 + female [sex is F] + thinning thinning_mm.
+    eta = age (age_years - 61) / 10 + bmi (bmi - 28.6) / 5 + female [sex F] + thinning thinning_mm.
 
     Attributes:
         age: log odds per decade.
@@ -119,7 +123,7 @@ class People:
     @property
     def severity_score(self) -> FloatArray:
         """Severity at enrolment as a standard normal score."""
-        return ndtri(np.clip(beta.cdf(self.severity, 1.2, 2.2), 1e-9, 1.0 - 1e-9))
+        return ndtri(np.clip(beta.cdf(self.severity, *SEVERITY_BETA), 1e-9, 1.0 - 1e-9))
 
     @property
     def thinning_mm(self) -> FloatArray:
@@ -260,8 +264,10 @@ def _eta(female: BoolArray, age: FloatArray, bmi: FloatArray, thinning: FloatArr
 def reference_people() -> People:
     """The population thresholds are set on; always the same."""
     rng = stream(0, "reference traits")
-    severity = rng.beta(1.2, 2.2, N_REFERENCE)
-    return _draw_people(-1 % 2**32, severity, rng.uniform(0.01, 0.06, N_REFERENCE))
+    # Evenly spread over the distribution, so that thresholds carry little noise of their own.
+    ranks = (rng.permutation(N_REFERENCE) + 0.5) / N_REFERENCE
+    severity = beta.ppf(ranks, *SEVERITY_BETA)
+    return _draw_people(_REFERENCE_SEED, severity, rng.uniform(0.01, 0.06, N_REFERENCE))
 
 
 @functools.cache
@@ -421,7 +427,7 @@ def _enrollees(seed: int, ids: NDArray[np.int64], people: People) -> Enrollees:
 
 
 def _answer(
-    value: FloatArray, visits: tuple[str, ...], attended: BoolArray, letter: TextArray
+    value: FloatArray | BoolArray, visits: tuple[str, ...], attended: BoolArray, letter: TextArray
 ) -> Answers:
     """Keep values only where the question was put to someone who came."""
     asked = np.zeros(N_VISITS, bool)
@@ -517,13 +523,9 @@ def _other_answers(
 
     answers: dict[str, Answers] = {}
     hip = latents("hip", 2)
-    for side, letter in enumerate(LETTERS):
-        answers[f"HPN{letter}12"] = _answer(
-            ticked(f"HPN{letter}12", hip[side]), clinic, attended, hip_letter
-        )
-        answers[f"HP{letter}12CV"] = _answer(
-            ticked(f"HP{letter}12CV", hip[side]), clinic, attended, hip_letter
-        )
+    for side, end in enumerate(LETTERS):
+        for stem in (f"HPN{end}12", f"HP{end}12CV"):
+            answers[stem] = _answer(ticked(stem, hip[side]), clinic, attended, hip_letter)
     back = latents("back", 1)[0]
     hurts = ticked("BP30", back)
     answers["BP30"] = _answer(hurts, clinic, attended, other_letter)
@@ -539,14 +541,14 @@ def _other_answers(
     boxes = {"OJPNNK": ticked("OJPNNK", latents("neck", 1)[0])}
     for joint in "SEWHAF":
         pair = latents(f"joint {joint}", 2)
-        for side, letter in enumerate(LETTERS):
-            stem = f"OJPN{letter}{joint}"
+        for side, end in enumerate(LETTERS):
+            stem = f"OJPN{end}{joint}"
             boxes[stem] = ticked(stem, pair[side])
     somewhere = np.any(list(boxes.values()), axis=0)
     # Tick boxes: 1, or .A both where a box was left empty and where the question was refused.
     for stem, box in boxes.items():
-        letter = np.where(box & (other_letter == ""), "", "A")
-        answers[stem] = _answer(np.ones(back.shape), clinic, attended, letter)
+        empty = np.where(box & (other_letter == ""), "", "A")
+        answers[stem] = _answer(np.ones(back.shape), clinic, attended, empty)
     none_letter = np.where(other_letter != "", other_letter, np.where(somewhere, "A", ""))
     answers["OJPNNO"] = _answer(np.zeros(back.shape), clinic, attended, none_letter)
     return answers

@@ -37,7 +37,7 @@ SEQUENCES = ("DESS", "MSME")
 SHARE_OF_42 = 0.03
 """People of reading project 37 whose rows say 42, as some of the OAI's do."""
 
-_SEVERITY, _BOTH_KNEES, _DRIFT = 0.75, 0.35, 1.0
+_SEVERITY, _BOTH_KNEES = 0.75, 0.35
 _OWN = float(np.sqrt(1.0 - _SEVERITY**2 - _BOTH_KNEES**2))
 _READER_37, _REPLACEMENT_SLOPE = 0.25, 1.5
 
@@ -138,7 +138,7 @@ class CohortImaging:
 def _disease_means(seed: int, people: People) -> tuple[FloatArray, FloatArray]:
     """(mean disease latent given the person (n, visits), the knees' own part (n, 2))."""
     draws = stream(seed, "disease").standard_normal((len(people.age), 3))
-    drift = _DRIFT * (people.progression_per_year[:, None] - 0.01) * YEARS
+    drift = (people.progression_per_year[:, None] - 0.01) * YEARS
     mean = _SEVERITY * people.severity_score[:, None] + _BOTH_KNEES * draws[:, :1] + drift
     return mean, _OWN * draws[:, 1:]
 
@@ -146,7 +146,7 @@ def _disease_means(seed: int, people: People) -> tuple[FloatArray, FloatArray]:
 @functools.cache
 def _reference_disease() -> tuple[FloatArray, FloatArray]:
     """(mean, own) disease latents of the reference population, as `_disease_means`."""
-    return _disease_means(-1 % 2**32, reference_people())
+    return _disease_means(0, reference_people())
 
 
 def _replacement_chance(latent: FloatArray, share: float) -> FloatArray:
@@ -196,9 +196,7 @@ def _grade(latent: FloatArray, cuts: tuple[float, ...]) -> FloatArray:
 
 def _members_37(worst_grade: FloatArray, rank: FloatArray, share_at_2: float) -> BoolArray:
     """Who project 37 follows: nearly all without disease in either knee, few with it in one."""
-    return (rank < 0.97) & (
-        (worst_grade <= 1) | ((worst_grade == 2) & (rank < 0.97 * share_at_2))
-    )
+    return (rank < 0.97) & ((worst_grade <= 1) | ((worst_grade == 2) & (rank < 0.97 * share_at_2)))
 
 
 @functools.cache
@@ -235,7 +233,7 @@ def _jsn_shares(mean: float, sd: float) -> FloatArray:
 
 
 def _narrowing(
-    rank: FloatArray, moments: tuple[float, float], within: FloatArray, follow_up: bool
+    rank: FloatArray, moments: tuple[float, float], within: FloatArray, *, follow_up: bool
 ) -> FloatArray:
     """Joint space narrowing; at follow-up a few progress within a grade, written as a decimal."""
     grade = np.searchsorted(np.cumsum(_jsn_shares(*moments))[:-1], rank, side="right").astype(float)
@@ -275,100 +273,142 @@ def _replaced_by(cohort: Cohort, replacements: Replacements) -> BoolArray:
         return day[..., None] <= visit_day[:, None, :]
 
 
+@dataclass(frozen=True, eq=False)
+class _Reading:
+    """What is drawn once for all readings of a cohort.
+
+    Attributes:
+        mean, own: the disease latent, as `_disease_means`.
+        replaced: shape (n, 2, visits).
+        readable: whose radiographs were ever read; `member`: whom project 37 follows, (n,).
+        measured: whose joint space width project 15's radiographs were measured for, (n,).
+        luck: uniform, (n, visits, 2).
+        reader: what project 37 sees differently, (n, 2, visits).
+        knee: noise of a knee at a visit, (n, 2, visits, 4); `steady`: of the knee, (n, 2, 3).
+    """
+
+    mean: FloatArray
+    own: FloatArray
+    replaced: BoolArray
+    readable: BoolArray
+    member: BoolArray
+    measured: BoolArray
+    luck: FloatArray
+    reader: FloatArray
+    knee: FloatArray
+    steady: FloatArray
+
+
+def _people_read(
+    cohort: Cohort, drawn: _Reading, project: int, visit: str
+) -> tuple[BoolArray, BoolArray]:
+    """(whose radiographs a project read at a visit, who has a row without a grade), each (n,)."""
+    column = visit_index(visit)
+    came, luck = cohort.attended[:, column], drawn.luck[:, column, 0]
+    if project == 15:
+        return drawn.readable & came & (luck < targets.READ_15[visit]), np.zeros(cohort.n, bool)
+    others = drawn.readable & ~drawn.member & came
+    return (
+        drawn.member & came & (luck < targets.READ_37[visit]),
+        others & (luck < targets.UNGRADED.get(visit, 0.0)),
+    )
+
+
+def _values_read(drawn: _Reading, project: int, visit: str) -> tuple[NDArray, ...]:
+    """(KL, medial and lateral narrowing, joint space width) a project gives, each (n, 2)."""
+    column = visit_index(visit)
+    latent = drawn.mean[:, column, None] + drawn.own
+    if project == 37:
+        _, cuts_37, latents_37 = _reference_37()
+        latent = latent + _READER_37 * drawn.reader[..., column]
+        rank = np.searchsorted(latents_37[visit], latent) / len(latents_37[visit])
+        kl = _grade(latent, cuts_37[visit])
+    else:
+        rank = _rank_15(column, latent)
+        kl = _grade(latent, _thresholds_15()[visit])
+    score = ndtri(np.clip(rank, 1e-6, 1.0 - 1e-6))
+
+    def mixed(kept: float, which: int) -> FloatArray:
+        rest = 0.9 * drawn.steady[..., which] + np.sqrt(0.19) * drawn.knee[:, :, column, which]
+        return kept * score + np.sqrt(1.0 - kept**2) * rest
+
+    within = ndtr(drawn.knee[:, :, column, 3])
+    narrowing = [
+        _narrowing(
+            ndtr(mixed(kept, which)),
+            targets.JSN_MEAN_SD[stem][project, visit],
+            within,
+            follow_up=column > 0,
+        )
+        for which, (stem, kept) in enumerate((("XRJSM", 0.8), ("XRJSL", 0.4)))
+    ]
+    mean, sd = targets.JSW_MEAN_SD[visit]
+    width = np.round(np.clip(mean - sd * mixed(0.7, 2), 0.0, 10.3), 2)
+    return kl, *narrowing, width
+
+
+def _read_at(cohort: Cohort, drawn: _Reading, project: int, visit: str) -> dict[str, NDArray]:
+    """Rows of one project at one visit."""
+    column = visit_index(visit)
+    people, ungraded = _people_read(cohort, drawn, project, visit)
+    kl, medial, lateral, width = _values_read(drawn, project, visit)
+    chance = ndtr(drawn.knee[:, :, column])
+    prosthesis = drawn.replaced[..., column]
+    still_read = (drawn.luck[:, column, 1] < targets.REPLACED_READ)[:, None] | (column == 0)
+    rows = (people[:, None] & (~prosthesis | still_read)) | (ungraded[:, None] & ~prosthesis)
+    letter = np.where(prosthesis, "P", np.where(chance[..., 0] < 0.0006, "T", ""))
+    letter = np.where(ungraded[:, None] & (letter == ""), ".", letter)
+    with_width = ~prosthesis & (chance[..., 1] < 0.99) & ~ungraded[:, None]
+    if project == 15:
+        with_width &= drawn.measured[:, None]
+    elif visit not in targets.UNGRADED:
+        with_width &= False
+    person, side = np.nonzero(rows)
+    graded = letter == ""
+    return {
+        "person": person,
+        "side": side,
+        "visit": np.full(len(person), column),
+        "project": np.full(len(person), project),
+        "kl": np.where(graded, kl, np.nan)[rows],
+        "jsn_medial": np.where(graded, medial, np.nan)[rows],
+        "jsn_lateral": np.where(graded, lateral, np.nan)[rows],
+        "letter": letter[rows],
+        "jsw_mm": np.where(with_width, width, np.nan)[rows],
+    }
+
+
 def _readings(cohort: Cohort, mean: FloatArray, own: FloatArray, replaced: BoolArray) -> Readings:
     seed, n = cohort.seed, cohort.n
     readable = has_readings(cohort)
-    ranks = stream(seed, "readings").random((n, 4))
-    visit_ranks = stream(seed, "visit readings").random((n, N_VISITS, 2))
-    reader = stream(seed, "reader 37").standard_normal((n, 2, N_VISITS))
-    knee = stream(seed, "knee readings").standard_normal((n, 2, N_VISITS, 3))
-    steady = stream(seed, "knees").standard_normal((n, 2, 3))
-    chance = ndtr(knee)
-    share_at_2, cuts_37, latents_37 = _reference_37()
+    ranks = stream(seed, "readings").random((n, 2))
     worst = _grade((mean[:, :1] + own).max(axis=1), _thresholds_15()["V00"])
-    member = _members_37(worst, stream(seed, "members 37").random(n), share_at_2) & readable
-    measured = ranks[:, 0] < targets.READ_JSW
-    says_42 = ranks[:, 1] < SHARE_OF_42
-
-    parts: list[dict[str, NDArray]] = []
-    for project, read in ((15, targets.READ_15), (37, targets.READ_37)):
-        for visit, share in read.items():
-            column = visit_index(visit)
-            came = cohort.attended[:, column]
-            people = (readable if project == 15 else member) & came
-            people = people & (visit_ranks[:, column, 0] < share)
-            ungraded = np.zeros(n, bool)
-            if project == 37 and visit in targets.UNGRADED:
-                chosen = visit_ranks[:, column, 0] < targets.UNGRADED[visit]
-                ungraded = readable & ~member & came & chosen
-            latent = mean[:, column, None] + own
-            if project == 37:
-                latent = latent + _READER_37 * reader[..., column]
-                rank = np.searchsorted(latents_37[visit], latent) / len(latents_37[visit])
-                kl = _grade(latent, cuts_37[visit])
-            else:
-                rank = _rank_15(column, latent)
-                kl = _grade(latent, _thresholds_15()[visit])
-            rank = np.clip(rank, 1e-6, 1.0 - 1e-6)
-            follow_up = column > 0
-
-            def mixed(
-                kept: float, which: int, rank: FloatArray = rank, column: int = column
-            ) -> FloatArray:
-                rest = 0.9 * steady[..., which] + np.sqrt(0.19) * knee[:, :, column, which]
-                return ndtr(kept * ndtri(rank) + np.sqrt(1.0 - kept**2) * rest)
-
-            decimals = chance[:, :, column, 2]
-            medial = _narrowing(
-                mixed(0.8, 0), targets.JSN_MEAN_SD["XRJSM"][project, visit], decimals, follow_up
-            )
-            lateral = _narrowing(
-                mixed(0.4, 1), targets.JSN_MEAN_SD["XRJSL"][project, visit], decimals, follow_up
-            )
-            jsw_mean, jsw_sd = targets.JSW_MEAN_SD[visit]
-            jsw = np.round(np.clip(jsw_mean - jsw_sd * ndtri(mixed(0.7, 2)), 0.0, 10.3), 2)
-
-            prosthesis = replaced[..., column]
-            kept_in = ~prosthesis | (visit_ranks[:, column, 1] < targets.REPLACED_READ)[:, None]
-            kept_in |= prosthesis & (column == 0)
-            rows = (people[:, None] & kept_in) | (ungraded[:, None] & ~prosthesis)
-            person, side = np.nonzero(rows)
-            letter = np.where(prosthesis, "P", "")
-            letter = np.where((letter == "") & (chance[:, :, column, 0] < 0.0006), "T", letter)
-            letter = np.where(ungraded[:, None] & (letter == ""), ".", letter)
-            graded = letter == ""
-            with_jsw = (
-                (measured if project == 15 else np.ones(n, bool))[:, None]
-                & ~prosthesis
-                & (project == 15 or visit in targets.UNGRADED)
-                & ~ungraded[:, None]
-                & (chance[:, :, column, 1] < 0.99)
-            )
-            parts.append(
-                {
-                    "person": person,
-                    "side": side,
-                    "visit": np.full(len(person), column),
-                    "project": np.full(len(person), project),
-                    "written_project": np.where(
-                        (project == 37) & says_42[person], 42, project
-                    ),
-                    "kl": np.where(graded, kl, np.nan)[rows],
-                    "jsn_medial": np.where(graded, medial, np.nan)[rows],
-                    "jsn_lateral": np.where(graded, lateral, np.nan)[rows],
-                    "letter": letter[rows],
-                    "jsw_mm": np.where(with_jsw, jsw, np.nan)[rows],
-                }
-            )
-    columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    order = np.lexsort(
-        (columns["project"], columns["side"], columns["person"], columns["visit"])
+    member = _members_37(worst, stream(seed, "members 37").random(n), _reference_37()[0])
+    drawn = _Reading(
+        mean=mean,
+        own=own,
+        replaced=replaced,
+        readable=readable,
+        member=member & readable,
+        measured=ranks[:, 0] < targets.READ_JSW,
+        luck=stream(seed, "visit readings").random((n, N_VISITS, 2)),
+        reader=stream(seed, "reader 37").standard_normal((n, 2, N_VISITS)),
+        knee=stream(seed, "knee readings").standard_normal((n, 2, N_VISITS, 4)),
+        steady=stream(seed, "knees").standard_normal((n, 2, 3)),
     )
+    parts = [_read_at(cohort, drawn, 15, visit) for visit in targets.READ_15]
+    parts += [_read_at(cohort, drawn, 37, visit) for visit in targets.READ_37]
+    columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    order = np.lexsort((columns["project"], columns["side"], columns["person"], columns["visit"]))
     columns = {name: values[order] for name, values in columns.items()}
+    says_42 = (columns["project"] == 37) & (ranks[:, 1] < SHARE_OF_42)[columns["person"]]
     # One bilateral radiograph per person and visit; X-ray barcodes open with a 0 after 0166.
     number = (1_234_567 + 7_368_787 * (N_VISITS * columns["person"] + columns["visit"])) % 10**7
-    columns["barcode"] = np.char.add("01660", np.char.zfill(number.astype(str), 7))
-    return Readings(**columns)
+    return Readings(
+        **columns,
+        written_project=np.where(says_42, 42, columns["project"]),
+        barcode=np.char.add("01660", np.char.zfill(number.astype(str), 7)),
+    )
 
 
 def _rank_15(column: int, latent: FloatArray) -> FloatArray:
@@ -398,9 +438,7 @@ def _scanned_shares(visit: str, share: float) -> tuple[float, float]:
     return with_reading, (share - graded * with_reading) / (1.0 - graded)
 
 
-def _examined(
-    cohort: Cohort, graded: BoolArray
-) -> tuple[BoolArray, BoolArray, BoolArray]:
+def _examined(cohort: Cohort, graded: BoolArray) -> tuple[BoolArray, BoolArray, BoolArray]:
     """(had an examination, one knee only, that knee is the left), each (n, visits)."""
     draws = stream(cohort.seed, "examined").standard_normal((cohort.n, 2 + N_VISITS))
     rank = ndtr(np.sqrt(0.5) * draws[:, :1] + np.sqrt(0.5) * draws[:, 2:])
@@ -464,9 +502,7 @@ def _scans(cohort: Cohort, replaced: BoolArray, readings: Readings) -> Scans:
                 "sequence": sequence,
                 "acquired": acquired,
                 "reason": reason[person, side_of, sequence],
-                "quality": np.where(
-                    acquired, np.where(chosen[:, 2] > 0.9982, "NR", usual), ""
-                ),
+                "quality": np.where(acquired, np.where(chosen[:, 2] > 0.9982, "NR", usual), ""),
                 "repeated": acquired & (chosen[:, 3] < 0.004),
             }
         )
@@ -502,7 +538,7 @@ def _with_archive_names(cohort: Cohort, columns: dict[str, NDArray]) -> Scans:
 
 
 def image_cohort(cohort: Cohort) -> CohortImaging:
-    """Draw the readings, replacements and scans of a cohort; the same cohort gives the same ones."""
+    """Draw the readings, replacements and scans of a cohort, always the same for the same one."""
     mean, own = _disease_means(cohort.seed, cohort.people)
     replacements = _replacements(cohort, mean[:, :1] + own)
     replaced = _replaced_by(cohort, replacements)

@@ -111,7 +111,9 @@ def _clinical_visits(cohort: Cohort, reasons: Reasons) -> pl.DataFrame:
     def plain(name: str, stem: str, kind: type[pl.DataType]) -> None:
         item = answers[stem]
         value = rows.values_of(item)
-        rows.add(name, value if kind is not pl.Boolean else value == 1.0, rows.reason_of(item), kind)
+        rows.add(
+            name, value if kind is not pl.Boolean else value == 1.0, rows.reason_of(item), kind
+        )
 
     def skipped(name: str, stem: str, gate: str) -> None:
         item = answers[stem]
@@ -230,7 +232,9 @@ def _outcomes(cohort: Cohort, imaging: CohortImaging, reasons: Reasons) -> pl.Da
     rows = imaging.replacements
     person, side = (index.ravel() for index in np.indices(rows.day.shape))
 
-    def column(name: str, value: NDArray, known: NDArray, kind: type[pl.DataType]) -> list[pl.Series]:
+    def column(
+        name: str, value: NDArray, known: NDArray, kind: type[pl.DataType]
+    ) -> list[pl.Series]:
         letters = np.where(np.isfinite(known).ravel(), "", "A")
         return list(_with_reason(name, value.ravel(), _reasons(letters, reasons), kind).values())
 

@@ -1,8 +1,9 @@
 """What the simulated cohort is drawn to look like: frequencies of the OAI's variables by visit.
 
-Aggregates only, from the OAI's variable guide (release of 2015). The guide ends at V08 for hips, back
-and other joints and at V09 for knee items, so V10 repeats V08 and V11 repeats V09. Shares are of the people
-who answered: for the tick boxes on other joints (OJPN...), of those for whom OJPNNO is 0 or `.A`.
+Aggregates only, from the OAI's variable guide (release of 2015). The guide ends at V08 for hips,
+back and other joints and at V09 for knee items, so V10 repeats V08 and V11 repeats V09. Shares are
+of the people who answered: for the tick boxes on other joints (OJPN...), of those for whom OJPNNO
+is 0 or `.A`.
 """
 
 from collections.abc import Mapping
@@ -180,7 +181,7 @@ BACK_FREQUENCY: Mapping[str, Shares] = {
 """BP30OFT 0 to 3, of those with back pain."""
 HIP_REFUSED: Mapping[str, float] = _clinic((0.0, 0.0258, 0.0467, 0.0574, 0.0872, 0.0180))
 OTHER_REFUSED: Mapping[str, float] = _clinic((0.0, 0.0260, 0.0467, 0.0595, 0.0880, 0.0680))
-"""Shortened interviews: those who came but refused the block on hips, or on back and other joints."""
+"""Shortened interviews: those who came but refused the block on hips, or the one after it."""
 KNEE_REFUSED, DONT_KNOW = 0.0022, 0.0018
 
 KL_15: Mapping[str, Shares] = {
@@ -230,7 +231,13 @@ JSW_MEAN_SD: Mapping[str, tuple[float, float]] = {
 """Minimum medial joint space width, mm."""
 
 HAS_KL = 4508 / N_PEOPLE
-READ_15: Mapping[str, float] = {"V00": 0.9894, "V01": 0.990, "V03": 0.9636, "V05": 0.9537, "V06": 0.923}
+READ_15: Mapping[str, float] = {
+    "V00": 0.9894,
+    "V01": 0.990,
+    "V03": 0.9636,
+    "V05": 0.9537,
+    "V06": 0.923,
+}
 """Share of those with any reading who came to the visit that project 15 read."""
 MEMBERS_37 = 2080 / N_PEOPLE
 READ_37: Mapping[str, float] = {"V00": 0.898, "V06": 0.754, "V08": 0.942, "V10": 0.990}

@@ -1,9 +1,9 @@
 """A minimal writer of SAS7BDAT files: numbers with special missing values, and fixed-width text.
 
-No Python package writes this format. What is written is the plain core of it: 32-bit, little-endian,
-uncompressed, Windows-1252, metadata pages and then data pages, as the public description by Shotwell
-(sas7bdat, CRAN) gives it. Two independent readers agree on the files (pyreadstat, pandas); SAS
-itself has not been tried.
+No Python package writes this format. What is written is the plain core of it: 32-bit,
+little-endian, uncompressed, Windows-1252, metadata pages and then data pages, as the public
+description by Shotwell (sas7bdat, CRAN) and the writer of ReadStat (MIT) lay them out. Two
+independent readers agree on the files (pyreadstat, pandas); SAS itself has not been tried.
 """
 
 import struct
@@ -88,7 +88,9 @@ class _Texts:
         return head + self._content + bytes(8)
 
 
-def _subheaders(names: list[str], columns: list[SasColumn], widths: list[int], rows: int) -> list[bytes]:
+def _subheaders(
+    names: list[str], columns: list[SasColumn], widths: list[int], rows: int
+) -> list[bytes]:
     row_size = bytearray(480)
     struct.pack_into("<I", row_size, 0, _ROW_SIZE)
     struct.pack_into("<II", row_size, 20, sum(widths), rows)
