@@ -6,10 +6,10 @@ Not here: any computation, and any reading of the environment when definitions l
 is looked up when a run starts, so definitions load the same everywhere.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import dagster as dg
 import duckdb
@@ -40,9 +40,17 @@ class LakeSnapshot(Lake):
         committed = frozenset(views.committed_batches(self.root))
         self._views = _views_of(self.root, committed)
 
-    def connect(self) -> duckdb.DuckDBPyConnection:
+    def connect(self, settings: Mapping[str, Any] | None = None) -> duckdb.DuckDBPyConnection:
         """A cursor of the shared connection; closing it leaves the views."""
-        return self._views.cursor()
+        # Variables belong to the connection its cursors share: other settings need another one.
+        return self._views.cursor() if not settings else super().connect(settings)
+
+    def _connect_for(
+        self,
+        query: str,  # noqa: ARG002 - every view is there already
+        settings: Mapping[str, Any] | None,
+    ) -> duckdb.DuckDBPyConnection:
+        return self.connect(settings)
 
 
 class LakeResource(dg.ConfigurableResource):

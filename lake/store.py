@@ -163,7 +163,7 @@ class Lake:
         Raises:
             LakeError: more or other than one query, or a setting that no view reads.
         """
-        with self.connect(settings) as connection:
+        with self._connect_for(query, settings) as connection:
             views.require_read_only(connection, query)
             return pl.DataFrame(connection.sql(query, params=params).to_arrow_table())
 
@@ -289,6 +289,11 @@ class Lake:
     def write_catalog(self, path: Path) -> None:
         """Write the views as a DuckDB file for other clients; see `views.write_catalog`."""
         views.write_catalog(self.root, path)
+
+    def _connect_for(
+        self, query: str, settings: Mapping[str, Any] | None
+    ) -> duckdb.DuckDBPyConnection:
+        return views.connect(self.root, settings, query)
 
     def _mark_format(self) -> None:
         marker = self.root / _FORMAT_FILE

@@ -89,8 +89,11 @@ def _result(table: Table, columns: str) -> str:
     )
 
 
-def view_statements(root: Path) -> Iterator[str]:
+def view_statements(root: Path, query: str | None = None) -> Iterator[str]:
     """The statements that make every view, in order.
+
+    With a query, views of the cohort it does not need are left out: DuckDB checks a view when it is
+    made, and these read each other eight deep, so all of them take a second.
 
     `batches` is looked at first: what it lists is complete in every table looked at later.
     """
@@ -109,6 +112,11 @@ def view_statements(root: Path) -> Iterator[str]:
     for file in sql.macros():
         yield file.text
     files = {file.name: file for file in sql.views(VIEW_GROUPS)}
+    if query is not None:
+        wanted = sql.needed_by(query, ("cohort",))
+        files = {
+            name: file for name, file in files.items() if file.group != "cohort" or name in wanted
+        }
     yield f"CREATE VIEW current_results AS {files.pop('current_results').text}"
     for table in TABLES.values():
         columns = ", ".join(table.column_names)
@@ -121,13 +129,14 @@ def view_statements(root: Path) -> Iterator[str]:
 
 
 def connect(
-    root: Path, settings: Mapping[str, Any] | None = None
+    root: Path, settings: Mapping[str, Any] | None = None, query: str | None = None
 ) -> duckdb.DuckDBPyConnection:
     """An in-memory connection with every view, on what is committed at this moment.
 
     Args:
         root: the lake's folder.
         settings: values for `sql.settings()` in place of their defaults.
+        query: what will be asked, where nothing else will; see `view_statements`.
 
     Raises:
         LakeError: a setting that no view reads.
@@ -148,7 +157,7 @@ def connect(
         for name, value in (settings or {}).items():
             # The name is one of those the shipped files declare.
             connection.execute(f"SET VARIABLE {name} = $1", [value])
-        for statement in view_statements(root):
+        for statement in view_statements(root, query):
             connection.execute(statement)
     except BaseException:
         connection.close()

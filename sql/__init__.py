@@ -2,8 +2,9 @@
 
 A file opens with a header of `--` comments: a description, then lines `-- grain: ...` and
 `-- assumes: ...`. A file that needs values asks for them as `$name`; it is a query to run with
-them. The files of `macros` are `CREATE MACRO` statements. Every other file is a view of its name; it
-may declare settings, read with `getvariable`, in lines `-- parameter <name>: <meaning>`.
+them. The files of `macros` are `CREATE MACRO` statements. Every other file is a view of its name. Its
+header may also describe its columns, `-- column <name> [<unit>]: <meaning>`, and the settings it reads
+with `getvariable`, `-- parameter <name>: <meaning>`.
 """
 
 import re
@@ -14,6 +15,7 @@ from importlib import resources
 
 _PARAMETER = re.compile(r"\$([a-z][a-z0-9_]*)")
 _COMMENT = re.compile(r"--[^\n]*")
+_COLUMN = re.compile(r"^-- column ([a-z][a-z0-9_]*)(?: \[([^\]]+)\])?: (.+)$", re.MULTILINE)
 _SETTING = re.compile(r"^-- parameter ([a-z][a-z0-9_]*): (.+)$", re.MULTILINE)
 MACROS = "macros"
 """The group whose files make macros rather than views."""
@@ -31,6 +33,7 @@ class SqlFile:
         grain: what one row is.
         assumptions: what has to hold for the result to mean what it says.
         parameters: names of the values it needs; () for a view.
+        columns: meaning and unit ('' for none) of the columns the header describes.
         settings: what it reads with `getvariable`, and what each means.
     """
 
@@ -41,6 +44,7 @@ class SqlFile:
     grain: str
     assumptions: str
     parameters: tuple[str, ...]
+    columns: Mapping[str, tuple[str, str]]
     settings: Mapping[str, str]
 
     def mentions(self, relation: str) -> bool:
@@ -55,7 +59,7 @@ def _parse(group: str, name: str, text: str) -> SqlFile:
         if not line.startswith("--"):
             break
         words = line.removeprefix("--").strip()
-        if words.startswith("parameter "):
+        if words.startswith(("column ", "parameter ")):
             continue
         for start in ("grain", "assumes"):
             if words.startswith(f"{start}:"):
@@ -70,6 +74,7 @@ def _parse(group: str, name: str, text: str) -> SqlFile:
         " ".join(header["grain"]).strip(),
         " ".join(header["assumes"]).strip(),
         tuple(parameters),
+        {name: (meaning, unit) for name, unit, meaning in _COLUMN.findall(text)},
         dict(_SETTING.findall(text)),
     )
 
@@ -114,7 +119,22 @@ def settings() -> dict[str, str]:
     }
 
 
-def views(groups: tuple[str, ...]) -> list[SqlFile]:
+def needed_by(query: str, groups: tuple[str, ...]) -> set[str]:
+    """Views of some groups that a query names, or that one of those reads in turn."""
+    files = {file.name: file for file in views(groups)}
+    words = set(re.findall(r"\w+", query.lower()))
+    waiting = [name for name in files if name in words]
+    found = set(waiting)
+    while waiting:
+        reader = files[waiting.pop()]
+        read = {name for name in files if name not in found and reader.mentions(name)}
+        found |= read
+        waiting += read
+    return found
+
+
+@cache
+def views(groups: tuple[str, ...]) -> tuple[SqlFile, ...]:
     """The parameterless files of some groups, each after those it reads."""
     waiting = [file for file in load_all().values() if file.group in groups and not file.parameters]
     ordered: list[SqlFile] = []
@@ -128,4 +148,4 @@ def views(groups: tuple[str, ...]) -> list[SqlFile]:
             raise ValueError(f"views read each other: {', '.join(file.name for file in waiting)}")
         ordered += ready
         waiting = [file for file in waiting if file not in ready]
-    return ordered
+    return tuple(ordered)

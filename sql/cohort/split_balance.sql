@@ -4,9 +4,8 @@
 -- grain: one row per model and split, or 'all'.
 -- assumes: means are over knee-visits; the SD is that of a sample; "cases" are knees with the label.
 WITH cases AS (
-    SELECT *, 'all' AS part FROM model_cases
-    UNION ALL
-    SELECT *, split FROM model_cases
+    SELECT *, unnest(['all', split]) AS part
+    FROM model_cases
 ),
 distributions AS (
     SELECT

@@ -4,15 +4,17 @@
 -- patient; the same tests on each patient's first timepoint stand beside them.
 -- grain: one row per model and unit.
 -- assumes: rows without sex (chi-square), age or BMI (MANOVA) are left out and not counted in n.
-WITH rows_by_unit AS (
-    SELECT model, 'knee_visit' AS unit, split, sex, age_years::DOUBLE AS age, bmi
+WITH numbered AS (
+    SELECT
+        *,
+        row_number() OVER (PARTITION BY model, subject_id ORDER BY timepoint, side) AS visit_number
     FROM model_cases
-    UNION ALL
-    (
-        SELECT model, 'first_timepoint', split, sex, age_years::DOUBLE, bmi
-        FROM model_cases
-        QUALIFY row_number() OVER (PARTITION BY model, subject_id ORDER BY timepoint, side) = 1
-    )
+),
+rows_by_unit AS (
+    SELECT model, units.unit, split, sex, age_years::DOUBLE AS age, bmi
+    FROM numbered
+    JOIN (VALUES ('knee_visit'), ('first_timepoint')) AS units (unit)
+        ON units.unit = 'knee_visit' OR numbered.visit_number = 1
 ),
 counted AS (
     SELECT model, unit, split, sex, count(*) AS n

@@ -39,7 +39,7 @@ Rows = Sequence[Mapping[str, Any]]
 def connect(
     tables: Mapping[str, Rows], settings: Mapping[str, Any] | None = None
 ) -> duckdb.DuckDBPyConnection:
-    """A connection with the base tables (those not given are empty), macros and cohort views."""
+    """A connection with the base tables (those not given are empty) and the macros."""
     connection = duckdb.connect()
     for name in BASE:
         schema = {column.name: POLARS[column.duckdb_type] for column in TABLES[name].columns}
@@ -55,12 +55,15 @@ def connect(
     for name, value in (settings or {}).items():
         assert name in sql.settings()
         connection.execute(f"SET VARIABLE {name} = $1", [value])
-    for file in sql.views(("cohort",)):
-        connection.execute(f"CREATE VIEW {file.name} AS {file.text}")
     return connection
 
 
 def frame(connection: duckdb.DuckDBPyConnection, query: str) -> pl.DataFrame:
+    """A query's result; makes the views it needs and no others, since each costs time."""
+    wanted = sql.needed_by(query, ("cohort",))
+    for file in sql.views(("cohort",)):
+        if file.name in wanted:
+            connection.execute(f"CREATE VIEW IF NOT EXISTS {file.name} AS {file.text}")
     return pl.DataFrame(connection.sql(query).to_arrow_table())
 
 

@@ -309,8 +309,7 @@ def test_first_timepoint_of_each_patient() -> None:
 )
 def test_a_choice_that_is_none_is_refused_by_name(name, value) -> None:
     with pytest.raises(duckdb.Error, match=f"parameter {name} is .*; use "):
-        connect({}, {name: value}).execute("FROM cohort_flow").fetchall()
-        connect({}, {name: value}).execute("FROM cohort_parameters").fetchall()
+        frame(connect({}, {name: value}), "FROM cohort_parameters")
 
 
 def test_samples_use_columns_that_exist() -> None:
