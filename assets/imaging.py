@@ -54,6 +54,13 @@ TABLE_ASSETS = {
     "biomarkers": "knee_biomarkers",
     "map_agreement": "knee_biomarkers",
     "t2_quality": "knee_biomarkers",
+    "releases": "releases",
+    "column_sources": "column_sources",
+    "enrollees": "enrollees",
+    "clinical_visits": "clinical_visits",
+    "radiographs": "radiographs",
+    "scans_listed": "scans_listed",
+    "outcomes": "outcomes",
 }
 """Which asset writes each table of the lake."""
 

@@ -41,15 +41,25 @@ def registry_schema(table: Table) -> dg.TableSchema:
     return dg.TableSchema(columns=[_table_column(column) for column in table.columns])
 
 
-def query_schema(connection: duckdb.DuckDBPyConnection, query: str) -> dg.TableSchema:
-    """Columns of a query's result; described where a table it reads has one of that name."""
+def query_schema(
+    connection: duckdb.DuckDBPyConnection, query: str, notes: Mapping[str, tuple[str, str]]
+) -> dg.TableSchema:
+    """Columns of a query's result.
+
+    Args:
+        connection: where to ask for their types.
+        query: the query.
+        notes: meaning and unit by column; a column without is looked for in the tables read.
+    """
     read = [TABLES[name] for name in tables_read(query) if name in TABLES]
-    known = {column.name: column for table in read for column in table.columns}
+    known = {
+        column.name: (column.description, column.unit) for table in read for column in table.columns
+    }
     columns = []
     for name, kind, *_ in connection.execute(f"DESCRIBE {query}").fetchall():
-        column = known.get(name)
-        description = column.description if column is not None else None
-        columns.append(dg.TableColumn(name, kind, description=description))
+        meaning, unit = notes.get(name) or known.get(name) or ("", "")
+        description = f"{meaning} Unit: {unit}." if unit else meaning
+        columns.append(dg.TableColumn(name, kind, description=description or None))
     return dg.TableSchema(columns=columns)
 
 

@@ -1,7 +1,8 @@
 """A SQL file is an asset.
 
-Here: one Dagster asset per parameterless `sql/biomarkers/*.sql`, its upstream read from the query
-by DuckDB's parser, its description from the file's header. Not here: any SQL.
+Here: one Dagster asset per parameterless file of `sql/biomarkers` and `sql/cohort`, its upstream
+and its columns' lineage read from the query by DuckDB's parser, its description and its columns'
+from the file's header. Not here: any SQL.
 
 They are views, so to materialise one is to evaluate it: that proves the query runs on the lake as
 it is now and records row count, columns and a preview. They are not partitioned, since longitudinal
@@ -14,14 +15,16 @@ import json
 import dagster as dg
 
 import sql
+from assets.column_lineage import view_lineage
 from assets.imaging import TABLE_ASSETS
 from assets.metadata import PREVIEW_ROWS, preview, query_schema, select
 from assets.resources import LakeResource
 from assets.sql_sources import relations_read, tables_read
 from lake.store import Lake
+from lake.tables import TABLES
 
-GROUPS = ("biomarkers",)
-OWNERS = ["team:imaging"]
+GROUPS = ("biomarkers", "cohort")
+OWNERS = {"biomarkers": ["team:imaging"], "cohort": ["team:clinical"]}
 
 WHEN_DATA_CHANGE = (
     dg.AutomationCondition.any_deps_match(dg.AutomationCondition.data_version_changed()).since(
@@ -44,6 +47,43 @@ def upstream_assets(file: sql.SqlFile) -> list[str]:
         elif relation in TABLE_ASSETS:
             found.add(TABLE_ASSETS[relation])
     return sorted(found)
+
+
+def column_lineage(file: sql.SqlFile) -> dg.TableColumnLineage:
+    """The columns of upstream assets that each column is worked out from."""
+    assets = {**TABLE_ASSETS, **{other.name: other.name for other in sql_files()}}
+    return dg.TableColumnLineage(
+        {
+            column: [
+                dg.TableColumnDep(asset_key=dg.AssetKey(assets[relation]), column_name=name)
+                for relation, name in sorted(sources)
+                if relation in assets
+            ]
+            for column, sources in view_lineage(file.name, GROUPS).items()
+        }
+    )
+
+
+def column_notes(file: sql.SqlFile) -> dict[str, tuple[str, str]]:
+    """Meaning and unit of a file's columns: its header's, else those of the column handed through.
+
+    A column is handed through where all it is worked out from is one column of its name.
+    """
+    files = {other.name: other for other in sql_files()}
+    notes = {**{name: (meaning, "") for name, meaning in file.settings.items()}, **file.columns}
+    for column, sources in view_lineage(file.name, GROUPS).items():
+        if column not in notes and {name for _, name in sources} == {column}:
+            relation = min(sources)[0]
+            if relation in files:
+                notes |= {
+                    name: note
+                    for name, note in column_notes(files[relation]).items()
+                    if name == column
+                }
+            else:
+                found = {known.name: known for known in TABLES[relation].columns}[column]
+                notes[column] = (found.description, found.unit)
+    return notes
 
 
 def sql_files() -> list[sql.SqlFile]:
@@ -77,10 +117,13 @@ def sql_asset(file: sql.SqlFile) -> dg.AssetsDefinition:
             if part
         ),
         kinds={"sql", "duckdb"},
-        owners=OWNERS,
+        owners=OWNERS[file.group],
         code_version=hashlib.sha256(file.text.encode()).hexdigest()[:12],
         automation_condition=WHEN_DATA_CHANGE,
-        metadata={"query": dg.MetadataValue.md(f"```sql\n{file.text}\n```")},
+        metadata={
+            "query": dg.MetadataValue.md(f"```sql\n{file.text}\n```"),
+            "dagster/column_lineage": column_lineage(file),
+        },
     )
     def evaluate(lake: LakeResource) -> dg.MaterializeResult:
         store = lake.snapshot()
@@ -89,12 +132,13 @@ def sql_asset(file: sql.SqlFile) -> dg.AssetsDefinition:
         with store.connect() as connection:
             counted = connection.execute(f"SELECT count(*) FROM {rows}").fetchall()  # noqa: S608
             first = select(connection, f"FROM {rows} ORDER BY ALL LIMIT {PREVIEW_ROWS}")
-            schema = query_schema(connection, file.text)
+            schema = query_schema(connection, file.text, column_notes(file))
         return dg.MaterializeResult(
             data_version=dg.DataVersion(result_version(store, file)),
             metadata={
                 "dagster/row_count": int(counted[0][0]),
                 "dagster/column_schema": schema,
+                "dagster/column_lineage": column_lineage(file),
                 "preview": preview(first),
             },
         )

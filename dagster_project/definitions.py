@@ -9,11 +9,12 @@ from typing import Any
 
 import dagster as dg
 
-from assets import imaging
+from assets import clinical, imaging
 from assets.resources import ClusterResource, LakeResource, ProgressResource
 from assets.sql_assets import sql_assets
 from dagster_project.automation import automation
 from dagster_project.checks import all_checks
+from dagster_project.cohort_checks import cohort_checks
 from dagster_project.jobs import update_timepoint
 from dagster_project.sensors import inbox_sensor
 
@@ -33,8 +34,8 @@ def build_defs(**overrides: Any) -> dg.Definitions:
     if unknown:
         raise TypeError(f"{', '.join(unknown)}: not a resource; use {', '.join(resources)}")
     return dg.Definitions(
-        assets=[*dg.load_assets_from_modules([imaging]), *sql_assets()],
-        asset_checks=all_checks(),
+        assets=[*dg.load_assets_from_modules([imaging, clinical]), *sql_assets()],
+        asset_checks=[*all_checks(), *cohort_checks()],
         jobs=[update_timepoint],
         sensors=[inbox_sensor, automation],
         resources={**resources, **overrides},

@@ -1,10 +1,10 @@
 """One SQL file per table it makes, named for it; readable in any DuckDB client.
 
 A file opens with a header of `--` comments: a description, then lines `-- grain: ...` and
-`-- assumes: ...`. A file that needs values asks for them as `$name`; it is a query to run with
-them. The files of `macros` are `CREATE MACRO` statements. Every other file is a view of its name. Its
-header may also describe its columns, `-- column <name> [<unit>]: <meaning>`, and the settings it reads
-with `getvariable`, `-- parameter <name>: <meaning>`.
+`-- assumes: ...`; it may also describe its columns, `-- column <name> [<unit>]: <meaning>`, and the
+settings it reads with `getvariable`, `-- parameter <name>: <meaning>`. A file that needs values asks
+for them as `$name`; it is a query to run with them. The files of `macros` are `CREATE MACRO`
+statements. Every other file is a view of its name.
 """
 
 import re

@@ -3,6 +3,13 @@
 -- definition `pain_exclusion` says which part of it.
 -- grain: one row per knee-visit with a DESS scan.
 -- assumes: one DESS volume per knee-visit; of a repeated scan the later one is used.
+-- column segmentation_is_poor: A tissue's volume is an outlier; NULL without a segmentation.
+-- column has_msme: Whether an MSME scan (T2) matches.
+-- column osteoarthritis: Kellgren-Lawrence grade of oa_min_kl (2) or more.
+-- column pain_label: chronic_pain, no_pain, intermediate or unknown.
+-- column widespread: Whether the patient has widespread pain.
+-- column exclusion: The first criterion not met; NULL for the cohort.
+-- column pain_exclusion: What of the pain definition was not met, where that excluded.
 WITH source AS (
     SELECT knee_visit, subject_id, side, timepoint, sequence
     FROM scans_listed

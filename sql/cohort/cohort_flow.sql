@@ -3,6 +3,16 @@
 -- grain: one row per step of the flowchart.
 -- assumes: a knee-visit counts at the first criterion that excludes it. The paper states MSME as a
 -- criterion but counts no right knee without it, so its number there is 0.
+-- column step_number: Order of the criteria; 0 is the start.
+-- column step: Short name, as in `cohort_candidates.exclusion`.
+-- column description: What is counted or excluded.
+-- column n_excluded [knee-visits]: Excluded at this step.
+-- column n_remaining [knee-visits]: Left after it.
+-- column n_patients_remaining [patients]: Patients with a knee-visit left.
+-- column share_remaining: n_remaining by that of the step before.
+-- column paper_n_excluded [knee-visits]: Published number.
+-- column paper_n_remaining [knee-visits]: Published number.
+-- column paper_share_remaining: Published share.
 WITH steps AS (
     FROM (
         VALUES

@@ -3,6 +3,10 @@
 -- meet the pain definition as well, the study's cohort.
 -- grain: one row per model and knee-visit.
 -- assumes: age and BMI are those of the visit; WOMAC pain that of the knee.
+-- column model: oa or chronic_pain.
+-- column is_case: Osteoarthritis, or chronic pain.
+-- column split: training, validation or test.
+-- column womac_pain [points]: WOMAC pain score of the knee, 0 to 20.
 SELECT
     models.model,
     candidates.knee_visit,

@@ -4,6 +4,8 @@
 -- from the preferred project that measured it.
 -- grain: one row per knee-visit with a grade.
 -- assumes: project 42 is stored as 37; a grade is missing where no project gave one.
+-- column osteoarthritis: Kellgren-Lawrence grade of oa_min_kl (2) or more.
+-- column jsw_medial_min_mm [mm]: Minimum medial joint space width.
 WITH readings AS (
     SELECT
         radiographs.*,

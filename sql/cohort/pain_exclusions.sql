@@ -2,6 +2,11 @@
 -- The paper gives the sum only (13,681).
 -- grain: one row per reason.
 -- assumes: a knee-visit counts at the first reason listed.
+-- column reason_number: Order of the reasons.
+-- column reason: Short name.
+-- column description: What it means.
+-- column n_excluded [knee-visits]: Excluded for it.
+-- column n_patients [patients]: Patients concerned.
 SELECT
     reason_number,
     reasons.reason,

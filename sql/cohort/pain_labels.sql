@@ -4,6 +4,7 @@
 -- that decides is missing, or two contradict each other.
 -- grain: one row per knee-visit with an interview.
 -- assumes: KPNR12 is "any", KPR12CV "more than half the days of a month", KPNR12M the months of that.
+-- column pain_label: chronic_pain, no_pain, intermediate or unknown.
 SELECT
     knee_visit,
     subject_id,

@@ -3,6 +3,15 @@
 -- grain: one row per knee-visit with an interview; the index knee is the row's.
 -- assumes: shoulder, elbow, wrist, hand, neck, ankle, foot and knee: more than half of the past 30
 -- days; hip: the past 12 months; back: the past 30 days, how often where there was any.
+-- column above_waist: Frequent pain of a shoulder, elbow, wrist or hand, past 30 days.
+-- column hip_frequent: Pain of a hip on more than half the days of a month, past 12 months.
+-- column hip_any: Any pain of a hip, past 12 months.
+-- column ankle_or_foot: Frequent pain of an ankle or foot, past 30 days.
+-- column index_knee: Frequent pain of this knee, past 30 days.
+-- column other_knee: Frequent pain of the other knee, past 30 days.
+-- column neck: Frequent pain of the neck, past 30 days.
+-- column back_any: Any pain of the back, past 30 days.
+-- column back_most_of_the_time: Pain of the back most or all of the time, past 30 days.
 WITH body AS (
     SELECT
         subject_id,

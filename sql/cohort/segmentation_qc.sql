@@ -3,6 +3,10 @@
 -- list of tissue, mean_mm3, sd_mm3); without them, those of every segmentation in the lake.
 -- grain: one row per knee-visit and tissue.
 -- assumes: a tissue without a reference, or without spread, cannot be told to be poor.
+-- column mean_mm3 [mm3]: Mean volume of the tissue in the reference segmentations.
+-- column sd_mm3 [mm3]: Its standard deviation.
+-- column sd_from_mean [SD]: How far the volume is from the mean.
+-- column is_poor: Farther than segmentation_sd_limit.
 WITH reference AS (
     SELECT unnest(segmentation_reference, recursive := true)
     FROM cohort_parameters

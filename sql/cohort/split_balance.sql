@@ -3,6 +3,28 @@
 -- tests of independence on knee-visits (the paper's unit; by patient in `split_tests`).
 -- grain: one row per model and split, or 'all'.
 -- assumes: means are over knee-visits; the SD is that of a sample; "cases" are knees with the label.
+-- column model: oa or chronic_pain.
+-- column split: training, validation, test or all.
+-- column n_knee_visits [knee-visits]: Images of the split.
+-- column share: Of all the model's knee-visits.
+-- column n_cases [knee-visits]: With the label.
+-- column case_share: n_cases by n_knee_visits.
+-- column n_patients [patients]: Patients of the split.
+-- column timepoints_per_patient [visits]: Mean number of visits.
+-- column age_mean [years]: Mean age at the visit.
+-- column age_sd [years]: Its standard deviation.
+-- column bmi_mean [kg/m2]: Mean body-mass index.
+-- column bmi_sd [kg/m2]: Its standard deviation.
+-- column kl_mean [grade]: Mean Kellgren-Lawrence grade.
+-- column kl_sd [grade]: Its standard deviation.
+-- column womac_pain_mean [points]: Mean WOMAC pain score.
+-- column womac_pain_sd [points]: Its standard deviation.
+-- column n_male [knee-visits]: Of men.
+-- column n_female [knee-visits]: Of women.
+-- column timepoint_distribution: Visits:patients, for all splits together.
+-- column sex_p: Chi-square test of sex by split.
+-- column age_bmi_wilks_p: MANOVA of age and BMI by split, Wilks' lambda.
+-- column age_bmi_pillai_p: The same, Pillai's trace.
 WITH cases AS (
     SELECT *, unnest(['all', split]) AS part
     FROM model_cases

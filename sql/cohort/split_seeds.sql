@@ -5,6 +5,14 @@
 -- grain: one row per candidate seed, 1 to 200.
 -- assumes: nothing but sex, age, BMI and the number of visits is looked at, in the OA and the
 -- chronic-pain cases; least_p is the smallest of their four p-values.
+-- column split_seed: The candidate.
+-- column training_share: Share of chronic-pain knee-visits in training.
+-- column validation_share: The same in validation.
+-- column oa_sex_p: Chi-square test of sex by split, OA cases.
+-- column oa_age_bmi_wilks_p: MANOVA of age and BMI by split, OA cases.
+-- column chronic_pain_sex_p: Chi-square test, chronic-pain cases.
+-- column chronic_pain_age_bmi_wilks_p: MANOVA, chronic-pain cases.
+-- column least_p: The smallest of the four.
 WITH centred AS (
     SELECT
         model,

@@ -4,6 +4,23 @@
 -- patient; the same tests on each patient's first timepoint stand beside them.
 -- grain: one row per model and unit.
 -- assumes: rows without sex (chi-square), age or BMI (MANOVA) are left out and not counted in n.
+-- column model: oa or chronic_pain.
+-- column unit: What a row of the test is: knee_visit (the paper) or first_timepoint (one per patient).
+-- column sex_n: Rows of the chi-square test.
+-- column sex_chi_square: Pearson's chi-square of sex by split, uncorrected.
+-- column sex_df: Its degrees of freedom.
+-- column sex_p: Its p-value.
+-- column age_bmi_n: Rows of the MANOVA.
+-- column wilks_lambda: Wilks' lambda of (age, BMI) by split.
+-- column wilks_f: Its F.
+-- column wilks_df1: Degrees of freedom above.
+-- column wilks_df2: Degrees of freedom below.
+-- column wilks_p: Its p-value.
+-- column pillai_trace: Pillai's trace of (age, BMI) by split.
+-- column pillai_f: Its F.
+-- column pillai_df1: Degrees of freedom above.
+-- column pillai_df2: Degrees of freedom below.
+-- column pillai_p: Its p-value.
 WITH numbered AS (
     SELECT
         *,

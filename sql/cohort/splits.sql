@@ -4,6 +4,8 @@
 -- grain: one row per patient.
 -- assumes: patients are alike on average; `split_tests` tests it. The paper's shares are of
 -- knee-visits and hold for patients, since the number of visits does not depend on the hash.
+-- column uniform: Where the hash of seed and patient falls, 0 to 1.
+-- column split: training, validation or test.
 SELECT
     subject_id,
     seeded_uniform(split_seed, subject_id) AS uniform,

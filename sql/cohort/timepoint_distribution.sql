@@ -1,6 +1,9 @@
 -- How many patients have how many timepoints, per model (Table 4).
 -- grain: one row per model and number of timepoints.
 -- assumes: one knee per patient and visit.
+-- column model: oa or chronic_pain.
+-- column n_timepoints [visits]: Visits of a patient among the model's cases.
+-- column n_patients [patients]: Patients with that many.
 SELECT
     model,
     n_timepoints,

@@ -3,6 +3,11 @@
 -- of the patient. NULL, with unanswered_items = 'unknown', where the answers do not decide.
 -- grain: one row per knee-visit with an interview.
 -- assumes: the five choices on it in `cohort_parameters`; see `widespread_pain_variants`.
+-- column above_waist: Frequent pain of a shoulder, elbow, wrist or hand, past 30 days.
+-- column below_waist: Pain of a hip, knee, ankle or foot, by the choices in use.
+-- column axial: Pain of neck or back, by the choice in use.
+-- column widespread_at_visit: All three at this visit.
+-- column widespread: Whether widespread pain excludes this knee-visit.
 WITH regions AS (
     SELECT
         knee_visit,

@@ -4,6 +4,21 @@
 -- grain: one row per combination of choices.
 -- assumes: every other criterion as in `cohort_parameters`; counts are of knee-visits that reach
 -- the pain definition.
+-- column back_pain_rule: The choice of that name.
+-- column knee_below_waist: The choice of that name.
+-- column hip_pain_rule: The choice of that name.
+-- column widespread_level: The choice of that name.
+-- column unanswered_items: The choice of that name.
+-- column chronic_pain_min_months [months]: The choice of that name.
+-- column is_in_use: The choices of `cohort_parameters`.
+-- column n_excluded_widespread [knee-visits]: Labelled, but with widespread pain.
+-- column n_excluded_widespread_unknown [knee-visits]: Labelled, but widespread pain cannot be told.
+-- column n_included [knee-visits]: The cohort under these choices.
+-- column n_chronic_pain [knee-visits]: With chronic pain.
+-- column n_no_pain [knee-visits]: Without pain.
+-- column chronic_pain_share: n_chronic_pain by n_included (paper 0.329).
+-- column share_included: n_included by those that reach the pain definition.
+-- column paper_share_included: 7,437 of 21,118.
 WITH choices AS (
     SELECT
         back_pain_rule,
