@@ -66,10 +66,10 @@ def _z(count, n, share):
     return (count / n - share) / np.sqrt(share * (1.0 - share) / n)
 
 
-YES_NO = (
-    "KPNR12 KPNL12 KPR12CV KPL12CV RKP30CV LKP30CV KPR30CV KPL30CV HPNR12 HPNL12 HPR12CV HPL12CV "
-    "BP30"
-).split()
+YES_NO = [
+    *(f"KP{kind}" for kind in ("NR12", "NL12", "R12CV", "L12CV", "R30CV", "L30CV")),
+    *("RKP30CV", "LKP30CV", "HPNR12", "HPNL12", "HPR12CV", "HPL12CV", "BP30"),
+]
 BOXES = ["OJPNNK", *(f"OJPN{side}{joint}" for joint in "SEWHAF" for side in "RL")]
 
 
