@@ -200,6 +200,5 @@ def read_delimited(
         skip_rows=header_rows,
         new_columns=names,
         infer_schema=False,
-        missing_utf8_is_empty_string=True,
-    )
+    ).fill_null("")
     return frame.with_columns(pl.Series(ROW, rows[header_rows:]))

@@ -19,21 +19,22 @@ _PLANNED = r"^([RL]) SAG (3D DESS|T2 MAP)"
 _DESCRIBED = r"^SAG_(3D_DESS|T2_MAP)_(RIGHT|LEFT)$"
 _RELEASE = re.compile(r"(?:^|\D)(\d{1,2})\.?([CDEG])\.?(\d)(?:\D|$)", re.IGNORECASE)
 _REASONS = {
-    "1": "not eligible",
-    "2": "stopped at the participant's request",
-    "3": "equipment failure",
-    "4": "other",
-    "5": "metal distortion",
-    "6": "refused",
-    "7": "did not come",
-    "8": "short protocol for this knee",
-    "9": "not available",
-    "10": "10",
-    "11": "knee not eligible",
-    "12": "missed visit",
-    "13": "13",
-    "14": "before the thigh protocol",
+    "1": "Not eligible",
+    "2": "Stopped at participant request",
+    "3": "Equipment failure",
+    "4": "Other",
+    "5": "Metal distortion",
+    "6": "Refused",
+    "7": "No-show",
+    "8": "Knee with short protocol",
+    "9": "Not available",
+    "10": "Knee not expected per protocol",
+    "11": "Knee not eligible",
+    "12": "Missed visit",
+    "13": "Participant opted for one knee only",
+    "14": "Before thigh protocol",
 }
+"""Codes of MNDREAS."""
 _QUALITY = {value.lower(): value for value in ("Y", "YD", "NR", "N")}
 _ACQUIRED = Variable("scans_listed", "acquired", "MRCOMP", "yes_no")
 _BARCODE = Variable("scans_listed", "barcode", "MRBARCD", "barcode")

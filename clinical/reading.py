@@ -65,13 +65,12 @@ def read_release(path: Path, identity: Identity) -> Release:
     if identity.dialect == "contents":
         frame = read_delimited(path, ",", quoted=True)
         contributions = _of_contents(frame, file)
-        absent: tuple[str, ...] = ()
     elif identity.dialect == "nda":
         frame = read_delimited(path, "\t", quoted=True, header_rows=2)
-        contributions, absent = _of_structure(frame, identity, file)
+        contributions = _of_structure(frame, identity, file)
     else:
         frame = _flat_cells(path, identity, file)
-        contributions, absent = _of_table(frame, identity, file)
+        contributions = _of_table(frame, identity, file)
     with path.open("rb") as content:
         sha256 = hashlib.file_digest(content, "sha256").hexdigest()
     return Release(
@@ -81,7 +80,6 @@ def read_release(path: Path, identity: Identity) -> Release:
         sha256,
         frame.height,
         tuple(contributions),
-        absent,
     )
 
 
@@ -133,9 +131,7 @@ def _require_known_prefixes(names: Sequence[str], file: str) -> None:
             )
 
 
-def _of_table(
-    frame: pl.DataFrame, identity: Identity, file: str
-) -> tuple[list[Contribution], tuple[str, ...]]:
+def _of_table(frame: pl.DataFrame, identity: Identity, file: str) -> list[Contribution]:
     names = frame.columns
     expected = _expected(identity)
     _require(names, ["ID"], file)
@@ -144,7 +140,7 @@ def _of_table(
     visit = "V00" if identity.visit == ALL_VISITS else identity.visit
     if identity.source_table == "mri":
         _require(names, list(expected), file)
-        return [of_mri_table(frame, visit, file, is_sas=is_sas)], ()
+        return [of_mri_table(frame, visit, file, is_sas=is_sas)]
     wanted = [
         name
         for name, variable in expected.items()
@@ -158,9 +154,8 @@ def _of_table(
         for name, variable in expected.items()
         if name in names and variable is not None
     }
-    absent = tuple(name for name in expected if name not in names)
     if not present:
-        return [], absent
+        return []
     keys: list[pl.Series | pl.Expr] = [decode_subjects(frame, "ID", file)]
     table = next(iter(present)).table
     if identity.source_table in ("allclinical", "subjectchar") and visit == "V00":
@@ -170,7 +165,7 @@ def _of_table(
         _require(names, ["SIDE", "READPRJ"], file)
         keys += _reading_keys(frame, file)
     keys.append(pl.lit(visit).alias("timepoint"))
-    return _contributions(frame, table, keys, present, file, identity), absent
+    return _contributions(frame, table, keys, present, file, identity)
 
 
 def _reading_keys(frame: pl.DataFrame, file: str) -> list[pl.Series]:
@@ -302,9 +297,7 @@ def _of_contents(frame: pl.DataFrame, file: str) -> list[Contribution]:
     return of_descriptions(frame, names, file)
 
 
-def _of_structure(
-    frame: pl.DataFrame, identity: Identity, file: str
-) -> tuple[list[Contribution], tuple[str, ...]]:
+def _of_structure(frame: pl.DataFrame, identity: Identity, file: str) -> list[Contribution]:
     """An NDA structure: names without prefix, all visits stacked."""
     names = frame.columns
     if identity.source_table == "image03":
@@ -317,7 +310,7 @@ def _of_structure(
         told = {"visit": "VISIT", "release": "STUDY"}
         return of_descriptions(
             frame, wanted | {use: name for use, name in told.items() if name in names}, file
-        ), ()
+        )
     variables = NDA_VARIABLES.get(identity.source_table, CLINICAL_VISITS)
     table = variables[0].table
     if table == "clinical_visits":
@@ -332,9 +325,8 @@ def _of_structure(
     for stem in NDA_REQUIRED.get(identity.source_table, ()):
         if stem not in stems:
             _require(names, [stem], file)
-    absent = tuple(one.stem.lower() for one in variables if one not in present)
     if not present:
-        return [], absent
+        return []
     _require(names, ["SRC_SUBJECT_ID", "VISIT"], file)
     keys: list[pl.Series | pl.Expr] = [decode_subjects(frame, "SRC_SUBJECT_ID", file)]
     if "timepoint" in _KEYS[table]:
@@ -347,7 +339,7 @@ def _of_structure(
     if table in KEYED_BY_SIDE:
         _require(names, ["SIDE", "READPRJ"], file)
         keys += _reading_keys(frame, file)
-    return _contributions(frame, table, keys, present, file, identity), absent
+    return _contributions(frame, table, keys, present, file, identity)
 
 
 def _with_age_and_day(frame: pl.DataFrame, file: str) -> pl.DataFrame:

@@ -1,7 +1,7 @@
 """Which table a file holds, in which form, and what a file read yields."""
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import polars as pl
@@ -63,7 +63,6 @@ class Release:
         sha256: of the file.
         n_rows: its rows.
         contributions: what it tells, by visit.
-        absent: variables that could have been there and are not.
     """
 
     file: str
@@ -72,7 +71,6 @@ class Release:
     sha256: str
     n_rows: int
     contributions: tuple[Contribution, ...]
-    absent: tuple[str, ...] = field(default=())
 
 
 def identify(path: Path) -> Identity | None:

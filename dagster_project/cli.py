@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from imaging.knee import MapParameters
     from imaging.relaxometry import FitOptions
     from lake.store import Lake
+    from pipeline.clinical import ClinicalReport
     from pipeline.config import Settings
+    from pipeline.ingest import IngestReport
 
 BAD_INPUT, OUR_FAILURE = 2, 1
 
@@ -259,21 +261,35 @@ class _Bar:
 
 def _ingest(parsed: argparse.Namespace) -> int:
     from lake.store import Lake
+    from pipeline.clinical import ingest_clinical, is_clinical_file
     from pipeline.cluster import Cluster
-    from pipeline.ingest import ingest
+    from pipeline.ingest import IngestReport, ingest
     from pipeline.knee_visit import KneeVisit
 
     settings = _settings(parsed)
+    lake = Lake(settings.lake_root)
+    clinical = ingest_clinical(lake, settings, parsed.paths or [settings.inbox])
+    images = [path for path in parsed.paths if not is_clinical_file(path)]
+    if parsed.paths and not images:
+        _report_ingest(parsed, IngestReport(), clinical)
+        return 0
     bar = _Bar()
     report = ingest(
-        Lake(settings.lake_root),
+        lake,
         settings,
-        parsed.paths or None,
+        images or None,
         declared=KneeVisit(parsed.subject, parsed.side, parsed.timepoint),
         cluster=Cluster("processes" if settings.workers > 1 else "serial", settings.workers),
         progress=bar,
     )
     bar.close()
+    _report_ingest(parsed, report, clinical)
+    return 0
+
+
+def _report_ingest(
+    parsed: argparse.Namespace, report: "IngestReport", clinical: "ClinicalReport"
+) -> None:
     if parsed.json:
         _print_json(
             {
@@ -282,16 +298,30 @@ def _ingest(parsed: argparse.Namespace) -> int:
                 "quarantined": report.quarantined,
                 "skipped": report.skipped,
                 "superseded": report.superseded,
+                "clinical": vars(clinical),
             }
         )
-        return 0
+        return
     print(
         f"landed {len(report.landed)}, unchanged {report.unchanged}, skipped {report.skipped}, "
         f"superseded {len(report.superseded)}, quarantined {len(report.quarantined)}"
     )
-    for row in report.quarantined:
+    if clinical.landed or clinical.unchanged or clinical.refused:
+        print(
+            f"clinical tables: {len(clinical.landed)} files landed, {clinical.unchanged} "
+            f"unchanged, {clinical.skipped} not used, {clinical.refused} refused"
+        )
+    for table, change in clinical.changes.items():
+        print(
+            f"  {table}: {change['added']} rows added, {change['changed']} changed, "
+            f"{change['retracted']} retracted"
+        )
+    for row in clinical.superseded:
+        print(f"  {row['file']}: {row['columns']} columns give way to {row['kept']}")
+    if clinical.absent:
+        print(f"  told by no release: {', '.join(clinical.absent)}")
+    for row in (*report.quarantined, *clinical.quarantined):
         print(f"  {row['reason']}: {row['file']} {row['what']}. {row['remedy']}")
-    return 0
 
 
 def _materialize(parsed: argparse.Namespace) -> int:

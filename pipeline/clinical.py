@@ -61,7 +61,7 @@ class ClinicalReport:
             (how many) and `kept`, the file that counts.
         quarantined: rows written to `quarantine`.
         refused: files that are refused, those that were before included.
-        absent: by file, variables that could have been there and are not.
+        absent: columns, as `table.column`, of tables that have rows, that no release has told.
         skipped: other tables, which are not used.
     """
 
@@ -71,7 +71,7 @@ class ClinicalReport:
     superseded: list[Row] = field(default_factory=list)
     quarantined: list[Row] = field(default_factory=list)
     refused: int = 0
-    absent: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    absent: list[str] = field(default_factory=list)
     skipped: int = 0
 
 
@@ -108,7 +108,7 @@ def ingest_clinical(lake: Lake, settings: Settings, paths: Sequence[Path]) -> Cl
     Raises:
         LakeBusyError: another process is writing to the lake.
     """
-    known = set(lake.sql("SELECT sha256 FROM releases")["sha256"])
+    held = _held(lake)
     releases: dict[str, Release] = {}
     refusals: list[Row] = []
     unchanged = skipped = 0
@@ -121,7 +121,7 @@ def ingest_clinical(lake: Lake, settings: Settings, paths: Sequence[Path]) -> Cl
         if identity is None:
             skipped += 1
             continue
-        if _sha256(path) in known or _sha256(path) in releases:
+        if (sha256 := _sha256(path)) in held.sha256 or sha256 in releases:
             unchanged += 1
             continue
         try:
@@ -135,10 +135,10 @@ def ingest_clinical(lake: Lake, settings: Settings, paths: Sequence[Path]) -> Cl
     for release, _ in rivals:
         releases.pop(release.sha256, None)
     ordered = sorted(releases.values(), key=lambda one: (_rank(one), one.sha256))
-    merge = _Merge(lake)
+    merge = _Merge(held)
     superseded = [row for release in ordered for row in merge.add(release)]
     rows, changes = merge.differences()
-    quarantined = _news(lake, refusals)
+    quarantined = [row for row in refusals if row not in held.refusals]
     landed = [_release_row(release) for release in ordered]
     if landed or quarantined:
         with lake.batch(
@@ -159,9 +159,42 @@ def ingest_clinical(lake: Lake, settings: Settings, paths: Sequence[Path]) -> Cl
         superseded,
         quarantined,
         len(refusals),
-        {release.file: release.absent for release in ordered if release.absent},
+        merge.absent() if landed else [],
         skipped,
     )
+
+
+@dataclass(frozen=True)
+class _Held:
+    """What the lake shows now."""
+
+    sha256: frozenset[str]
+    tables: Mapping[str, pl.DataFrame]
+    sources: Sequence[Row]
+    refusals: Sequence[Row]
+
+
+def _held(lake: Lake) -> _Held:
+    with lake.connect() as now:
+
+        def rows(query: str) -> pl.DataFrame:
+            return pl.DataFrame(now.sql(query).to_arrow_table())
+
+        return _Held(
+            frozenset(rows("SELECT sha256 FROM releases")["sha256"]),
+            {
+                table: rows(f"SELECT * EXCLUDE (batch_id, retracted) FROM {table}")  # noqa: S608 - registry name
+                for table in KEYS
+            },
+            rows(
+                "SELECT column_sources.* EXCLUDE (batch_id), source_table, file "
+                "FROM column_sources JOIN releases USING (sha256)"
+            ).to_dicts(),
+            rows(
+                "SELECT timepoint, stage, file, reason, what, remedy, input_fingerprint "
+                "FROM quarantine WHERE stage = 'clinical'"
+            ).to_dicts(),
+        )
 
 
 def _sha256(path: Path) -> str:
@@ -183,19 +216,6 @@ def _quarantine_row(error: BadInputError, sha256: str) -> Row:
         "remedy": error.remedy,
         "input_fingerprint": sha256,
     }
-
-
-def _news(lake: Lake, refusals: Sequence[Row]) -> list[Row]:
-    """Refusals that the lake does not show yet."""
-    shown = (
-        [
-            {name: row[name] for name in refusals[0]}
-            for row in lake.sql("FROM quarantine WHERE stage = 'clinical'").to_dicts()
-        ]
-        if refusals
-        else []
-    )
-    return [row for row in refusals if row not in shown]
 
 
 def _rivals(releases: Iterable[Release]) -> list[tuple[Release, Release]]:
@@ -265,22 +285,16 @@ class _Source:
 class _Merge:
     """What the clinical tables should hold once some releases are added."""
 
-    def __init__(self, lake: Lake) -> None:
-        self._before = {
-            table: lake.sql(f"FROM {table}").drop("batch_id", "retracted")
-            for table in KEYS
-        }
+    def __init__(self, held: _Held) -> None:
+        self._before = held.tables
         self._after = dict(self._before)
         self._sources = {
             (row["table_name"], row["column_name"], row["visit"]): _Source(
-                _ranked(row["dialect"], row.pop("source_table"), row["version"]),
-                row,
-                row.pop("file"),
+                _ranked(row["dialect"], row["source_table"], row["version"]),
+                {name: row[name] for name in row if name not in ("source_table", "file")},
+                row["file"],
             )
-            for row in lake.sql(
-                "SELECT column_sources.* EXCLUDE (batch_id), source_table, file "
-                "FROM column_sources JOIN releases USING (sha256)"
-            ).to_dicts()
+            for row in held.sources
         }
         self._sources_before = dict(self._sources)
 
@@ -368,6 +382,17 @@ class _Merge:
             source.row
             for slot, source in sorted(self._sources.items())
             if self._sources_before.get(slot) != source
+        ]
+
+    def absent(self) -> list[str]:
+        """Columns of tables with rows that no release has told for any visit."""
+        told = {slot[:2] for slot in self._sources}
+        return [
+            f"{table}.{name.removesuffix('_missing')}"
+            for table, rows in self._after.items()
+            if rows.height
+            for name in rows.columns
+            if name.endswith("_missing") and (table, name.removesuffix("_missing")) not in told
         ]
 
 
