@@ -411,7 +411,8 @@ def _tables(release: _Release, *, with_scans: bool) -> list[tuple[str, str, list
                 tables.append((_FILE_NAMES[table](code), visit, columns))
         if with_scans and visit in targets.SCAN_VISITS:
             tables.append((_FILE_NAMES["mri"](code), visit, release.scans(visit)))
-    return tables
+    # Of a small cohort nobody may have come to an interim visit.
+    return [table for table in tables if len(table[2][0].value)]
 
 
 def _write_ascii_release(root: Path, release: _Release, *, with_scans: bool) -> list[Path]:
@@ -662,6 +663,8 @@ def _write_contents(root: Path, release: _Release) -> list[Path]:
     for visit in targets.SCAN_VISITS:
         rows = release.series(visit)
         made = rows.acquired
+        if not made.any():
+            continue
         person = rows.person[made]
         ids, date = pl.Series(release.ids[person]), pl.Series(rows.date[made])
         barcode = pl.Series(rows.barcode[made])

@@ -247,3 +247,14 @@ def test_sides_are_told_apart(releases, imaging, cohort):
         )
     )
     assert written == expected
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_a_small_cohort_is_written_without_empty_tables(tmp_path, dialect):
+    for n_people in (1, 24):
+        small = simulate_cohort(n_people, seed=2)
+        paths = write_clinical_release(tmp_path / str(n_people), small, dialect)
+        for path in paths:
+            identity = identify(path)
+            if identity is not None:
+                assert read_release(path, identity).n_rows > 0, path.name
