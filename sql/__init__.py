@@ -2,8 +2,8 @@
 
 A file opens with a header of `--` comments: a description, then lines `-- grain: ...` and
 `-- assumes: ...`; it may also describe its columns, `-- column <name> [<unit>]: <meaning>`, and the
-settings it reads with `getvariable`, `-- parameter <name>: <meaning>`. A file that needs values asks
-for them as `$name`; it is a query to run with them. The files of `macros` are `CREATE MACRO`
+settings it reads with `getvariable`, `-- parameter <name>: <meaning>`. A file that needs values
+asks for them as `$name`; it is a query to run with them. The files of `macros` are `CREATE MACRO`
 statements. Every other file is a view of its name.
 """
 

@@ -4,7 +4,6 @@ import duckdb
 import numpy as np
 import polars as pl
 import pytest
-from cohort_samples import frame
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
@@ -25,7 +24,7 @@ def with_macros() -> duckdb.DuckDBPyConnection:
 def evaluate(query: str, **columns: np.ndarray) -> np.ndarray:
     with with_macros() as connection:
         connection.register("given", pl.DataFrame(columns).to_arrow())
-        return frame(connection, f"SELECT {query} AS p FROM given")["p"].to_numpy()
+        return connection.sql(f"SELECT {query} AS p FROM given").pl()["p"].to_numpy()
 
 
 def test_chi_square_tail_equals_scipy() -> None:
@@ -68,7 +67,7 @@ def split_tests(rows: pl.DataFrame) -> dict:
     """`split_tests` on knee-visits given as they are."""
     with with_macros() as connection:
         connection.register("model_cases", rows.to_arrow())
-        found = frame(connection, sql.load("cohort/split_tests").text)
+        found = connection.sql(sql.load("cohort/split_tests").text).pl()
     return {row["unit"]: row for row in found.to_dicts()}
 
 
