@@ -8,6 +8,7 @@ They are not partitioned, since a release spans visits.
 """
 
 from collections.abc import Iterator
+from typing import Any
 
 import dagster as dg
 import polars as pl
@@ -46,7 +47,7 @@ def clinical_tables(lake: LakeResource) -> Iterator[dg.MaterializeResult]:
     settings = lake.settings()
     report = ingest_clinical(lake.open(), settings, [settings.inbox])
     store = lake.snapshot()
-    files = {
+    files: dict[str, Any] = {
         "n_files_landed": len(report.landed),
         "n_files_unchanged": report.unchanged,
         "n_files_refused": report.refused,

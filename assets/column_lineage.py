@@ -35,7 +35,7 @@ class _Scope:
 def _parsed(query: str) -> dict[str, Any]:
     with duckdb.connect() as connection:
         row = connection.execute("SELECT json_serialize_sql($1)", [query]).fetchone()
-    tree = json.loads(row[0]) if row else {"error": True}
+    tree: dict[str, Any] = json.loads(row[0]) if row else {"error": True}
     if tree["error"]:
         raise ValueError(f"not one SQL query: {tree.get('error_message')}: {query[:200]}")
     node: dict[str, Any] = tree["statements"][0]["node"]

@@ -63,8 +63,7 @@ def flowchart(flow: pl.DataFrame, reasons: pl.DataFrame, form: Literal["png", "s
 
     steps = flow.sort("step_number").to_dicts()
     # No time of day and no random names in the file.
-    stable = {"svg.hashsalt": "kneelake", "svg.fonttype": "none"}
-    with mpl.rc_context(stable):
+    with mpl.rc_context({"svg.hashsalt": "kneelake", "svg.fonttype": "none"}):
         figure = Figure(figsize=(7.5, 1.35 * len(steps)), dpi=120)
         axes = figure.add_axes((0, 0, 1, 1))
         axes.set(xlim=(0, 1), ylim=(-len(steps) + 0.4, 0.6))
