@@ -142,8 +142,8 @@ def _rejoined(
             raise BadInputError(
                 Reason.TRUNCATED_FILE if began == len(ends) - 1 else Reason.RAGGED_ROW,
                 name,
-                f"row {began + 1}, column {names[min(found, expected)]}: the row has {found + 1} "
-                f"fields, the header {len(names)}",
+                f"row {began + 1}, column {names[min(found + 1, expected)]}: the row has "
+                f"{found + 1} fields, the header {len(names)}",
                 _COPY_AGAIN,
             )
         records.append(b" ".join(pieces))

@@ -74,7 +74,7 @@ def read_release(path: Path, identity: Identity) -> Release:
     with path.open("rb") as content:
         sha256 = hashlib.file_digest(content, "sha256").hexdigest()
     return Release(
-        path.name,
+        file,
         identity,
         _version(frame, file),
         sha256,

@@ -12,7 +12,6 @@ from imaging.archive import short_name
 from imaging.errors import BadInputError, Reason
 
 _STEM = re.compile(r"(.+?)(\d\d)?")
-_XPORT_MAGIC = b"HEADER RECORD*******LIB"
 _TEXT_SUFFIXES = (".txt", ".csv", ".tsv")
 
 
@@ -80,8 +79,8 @@ def identify(path: Path) -> Identity | None:
         BadInputError: UNKNOWN_VISIT: a table that is used, of a visit that is not known.
     """
     suffix, stem = path.suffix.lower(), path.stem.lower()
-    # Among the SAS files of a release lie CPORT files that are called .xpt.
-    if suffix == ".sas7bdat" or (suffix == ".xpt" and _starts_with(path, _XPORT_MAGIC)):
+    # Files called .xpt lie beside them in a release: CPORT in truth, and the same content.
+    if suffix == ".sas7bdat":
         return _flat(path, stem, "sas")
     return _identify_text(path, suffix, stem) if suffix in _TEXT_SUFFIXES else None
 
@@ -94,11 +93,6 @@ def _identify_text(path: Path, suffix: str, stem: str) -> Identity | None:
     if suffix != ".txt" or "\t" in first_line(path):
         return None
     return _flat(path, stem, "ascii")
-
-
-def _starts_with(path: Path, magic: bytes) -> bool:
-    with path.open("rb") as file:
-        return file.read(len(magic)) == magic
 
 
 def _flat(path: Path, stem: str, dialect: str) -> Identity | None:

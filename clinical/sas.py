@@ -1,4 +1,4 @@
-"""SAS7BDAT and SAS transport files as text cells, so that every form is decoded by one grammar.
+"""SAS7BDAT files as text cells, so that every form is decoded by one grammar.
 
 SAS keeps why a value is missing as `.A` to `.Z`; pyreadstat yields these as bare letters in a
 column of numbers, and NaN for a plain `.`.
@@ -13,12 +13,6 @@ import polars as pl
 from clinical.delimited import ROW
 from imaging.archive import short_name
 from imaging.errors import BadInputError, Reason
-
-
-def _reader(path: Path) -> Any:
-    import pyreadstat
-
-    return pyreadstat.read_xport if path.suffix.lower() == ".xpt" else pyreadstat.read_sas7bdat
 
 
 def _failed(path: Path, error: Exception) -> BadInputError:
@@ -43,8 +37,10 @@ def sas_columns(path: Path) -> list[str]:
             "is empty: there is no row 1",
             "Copy the file again from the release",
         )
+    import pyreadstat
+
     try:
-        _, metadata = _reader(path)(str(path), metadataonly=True)
+        _, metadata = pyreadstat.read_sas7bdat(str(path), metadataonly=True)
     except Exception as error:  # pyreadstat raises its own and Python's errors
         raise _failed(path, error) from error
     return list(metadata.column_names)
@@ -56,8 +52,10 @@ def read_sas(path: Path, columns: list[str]) -> pl.DataFrame:
     Raises:
         BadInputError: EMPTY_FILE or UNREADABLE_FILE.
     """
+    import pyreadstat
+
     try:
-        content, metadata = _reader(path)(
+        content, metadata = pyreadstat.read_sas7bdat(
             str(path),
             usecols=columns,
             user_missing=True,

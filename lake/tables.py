@@ -701,7 +701,7 @@ _ALL = (
         "Release files of clinical tables that landed: one row per file content.",
         (
             _SHA256,
-            _text("file", "Name of the file."),
+            _text("file", "The file, as short as still finds it."),
             _text("source_table", "Table of the OAI, in lower case and without its visit code."),
             _text("dialect", "Form of the file.", DIALECTS),
             _text(

@@ -43,7 +43,7 @@ _PREFERRED_TABLES = (
     "oai_koos_womac01",
     "oai_oarisk01",
 )
-_SUFFIXES = (".txt", ".csv", ".tsv", ".sas7bdat", ".xpt")
+_SUFFIXES = (".txt", ".csv", ".tsv", ".sas7bdat")
 _UNTOLD = (MISSING_FORM, BLANK, COLLAPSED, NOT_DELIVERED, NOT_EXPECTED, "missed_visit")
 Row = dict[str, Any]
 Rank = tuple[int, int, str, tuple[int, ...]]

@@ -42,7 +42,12 @@ refused AS (
     SELECT of_clinical_tables.*
     FROM of_clinical_tables
     ANTI JOIN releases_history AS landed_table
-        ON landed_table.file = parse_filename(of_clinical_tables.file)
+        ON parse_filename(landed_table.file) = parse_filename(of_clinical_tables.file)
+        -- Inventories are all called contents.csv, in a folder per visit.
+        AND (
+            landed_table.file = of_clinical_tables.file
+            OR parse_filename(landed_table.file) NOT ILIKE 'contents%'
+        )
         AND landed_table.batch_number > of_clinical_tables.batch_number
 )
 SELECT * EXCLUDE (batch_number) FROM refused
