@@ -135,12 +135,34 @@ def _sources(
     elif isinstance(node, dict):
         if node.get("class") == "COLUMN_REF":
             yield from _resolved(node["column_names"], tables, columns)
+        elif node.get("class") == "LAMBDA":
+            yield from _sources(node["expr"], _without(tables, node["lhs"]), columns, scope)
         elif node.get("class") == "SUBQUERY":
             for sources in _query(node["subquery"]["node"], scope).values():
                 yield from sources
         else:
             for value in node.values():
                 yield from _sources(value, tables, columns, scope)
+
+
+def _without(tables: Sequence[tuple[str, Relation]], lhs: Any) -> list[tuple[str, Relation]]:
+    """The tables less the columns that a lambda's parameters hide."""
+    hidden = set(_column_names(lhs))
+    return [
+        (alias, {name: found for name, found in relation.items() if name not in hidden})
+        for alias, relation in tables
+    ]
+
+
+def _column_names(node: Any) -> Iterator[str]:
+    if isinstance(node, list):
+        for item in node:
+            yield from _column_names(item)
+    elif isinstance(node, dict):
+        if node.get("class") == "COLUMN_REF":
+            yield node["column_names"][-1]
+        for value in node.values():
+            yield from _column_names(value)
 
 
 def _resolved(

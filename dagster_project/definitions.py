@@ -15,7 +15,7 @@ from assets.sql_assets import sql_assets
 from dagster_project.automation import automation
 from dagster_project.checks import all_checks
 from dagster_project.cohort_checks import cohort_checks
-from dagster_project.jobs import update_timepoint
+from dagster_project.jobs import update_cohort, update_timepoint
 from dagster_project.sensors import inbox_sensor
 
 
@@ -36,7 +36,7 @@ def build_defs(**overrides: Any) -> dg.Definitions:
     return dg.Definitions(
         assets=[*dg.load_assets_from_modules([imaging, clinical]), *sql_assets()],
         asset_checks=[*all_checks(), *cohort_checks()],
-        jobs=[update_timepoint],
+        jobs=[update_timepoint, update_cohort],
         sensors=[inbox_sensor, automation],
         resources={**resources, **overrides},
         # A step costs .05 s in process and 2 s in one of its own; heavy steps spread over the

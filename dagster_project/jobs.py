@@ -6,12 +6,22 @@ Here: jobs. Not here: when they run (`sensors`, `automation`).
 import dagster as dg
 
 UPDATE_TIMEPOINT = "update_timepoint"
+UPDATE_COHORT = "update_cohort"
 
 update_timepoint = dg.define_asset_job(
     UPDATE_TIMEPOINT,
-    selection=dg.AssetSelection.all(),
+    selection=dg.AssetSelection.groups("imaging", "biomarkers"),
     description=(
         "Everything for one visit: inventory, segmentations, maps and biomarkers of what is "
         "pending, the checks, and the SQL assets that read them."
+    ),
+)
+
+update_cohort = dg.define_asset_job(
+    UPDATE_COHORT,
+    selection=dg.AssetSelection.groups("clinical", "cohort"),
+    description=(
+        "Everything about the people: clinical tables of the inbox, labels, exclusions, splits and "
+        "Table 4, with their checks."
     ),
 )
