@@ -9,7 +9,7 @@ from pathlib import Path
 import polars as pl
 
 from clinical.answers import with_other_joints, with_skipped_questions
-from clinical.cells import parse_cell
+from clinical.cells import BLANK, parse_cell
 from clinical.decode import decode, decode_keys, decode_subjects
 from clinical.delimited import ROW, read_delimited
 from clinical.inventory import mri_columns, of_descriptions, of_mri_table
@@ -218,11 +218,13 @@ def _contributions(
 def _contribution(
     table: str, visit: str, rows: pl.DataFrame, names: Mapping[str, str], identity: Identity
 ) -> Contribution:
-    # NDA defines fields that its exports leave empty throughout: these tell nothing.
+    # Stacked visits leave the cells of questions that a visit has not empty throughout, and some
+    # fields are empty in all of an export: these tell nothing.
     told = {
         column: name
         for column, name in names.items()
-        if identity.dialect != "nda" or rows[column].null_count() < rows.height
+        if identity.dialect != "nda"
+        or not rows[f"{column}_missing"].eq(BLANK).fill_null(value=False).all()
     }
     both = [name for column in told for name in (column, f"{column}_missing")]
     return Contribution(table, visit, told, _KEYS[table], rows.select(*_KEYS[table], *both))

@@ -32,10 +32,11 @@ def put(lake: Lake, *paths: Path) -> ClinicalReport:
 
 
 def content(lake: Lake) -> dict[str, list[tuple[object, ...]]]:
-    return {
-        table: lake.sql(f"SELECT * EXCLUDE (batch_id) FROM {table} ORDER BY ALL").rows()
-        for table in TABLES
-    }
+    with lake.connect() as now:
+        return {
+            table: now.sql(f"SELECT * EXCLUDE (batch_id) FROM {table} ORDER BY ALL").fetchall()
+            for table in TABLES
+        }
 
 
 def visits(lake: Lake, columns: str, where: str = "true") -> list[tuple[object, ...]]:
@@ -264,9 +265,10 @@ def test_bad_input_is_named_with_row_and_column(case: str, lake: Lake, tmp_path:
     assert where in row["what"]
     assert said in row["what"]
     assert row["remedy"]
-    for table in TABLES:
-        assert lake.sql(f"FROM {table}_history").is_empty()
-    assert len(lake.sql("FROM quarantine")) == 1
+    with lake.connect() as now:
+        for table in TABLES:
+            assert not now.sql(f"FROM {table}_history").fetchall()
+        assert len(now.sql("FROM quarantine").fetchall()) == 1
     assert put(lake, path).quarantined == []
 
     path.write_bytes(good)
