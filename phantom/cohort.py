@@ -96,8 +96,8 @@ class Loadings:
     pair_visit: float
 
 
-KNEE_LOADINGS = Loadings(general=0.15, visit=0.03, pair=0.18, joint=0.38, pair_visit=0.05)
-OTHER_LOADINGS = Loadings(general=0.315, visit=0.03, pair=0.26, joint=0.17, pair_visit=0.05)
+KNEE_LOADINGS = Loadings(general=0.10, visit=0.02, pair=0.20, joint=0.46, pair_visit=0.04)
+OTHER_LOADINGS = Loadings(general=0.36, visit=0.015, pair=0.26, joint=0.22, pair_visit=0.03)
 AGE_PER_DECADE, BMI_PER_5, FEMALE, THINNING_PER_MM = 0.10, 0.30, 0.20, 0.80
 
 
