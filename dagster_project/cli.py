@@ -102,6 +102,13 @@ def _add_lake_commands(commands: Any) -> None:
     sql.add_argument("query")
     sql.add_argument("--format", choices=("table", "csv", "json", "parquet"), default="table")
     sql.add_argument("--out", type=Path, help="write here instead of printing")
+    sql.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="another choice than the default of `cohort_parameters`; may be repeated",
+    )
 
     view = _command(commands, "view", _view, "Maps and surfaces of one knee as a figure.")
     view.add_argument("knee", help="a knee-visit of the lake, or a .zarr file of `kneelake maps`")
@@ -415,8 +422,11 @@ def _sql(parsed: argparse.Namespace) -> int:
     import duckdb
 
     lake = _existing_lake(_settings(parsed))
+    if wrong := [choice for choice in parsed.set if "=" not in choice]:
+        raise ValueError(f"--set {wrong[0]}: write NAME=VALUE")
+    chosen = dict(choice.split("=", 1) for choice in parsed.set)
     try:
-        rows = lake.sql(parsed.query)
+        rows = lake.sql(parsed.query, settings=chosen)
     except duckdb.Error as error:
         raise ValueError(str(error)) from error
     if parsed.format == "parquet":

@@ -1,7 +1,5 @@
 """The cohort in a lake: views, settings, command line, catalogue and figures."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import duckdb
@@ -9,6 +7,7 @@ import polars as pl
 import pytest
 
 import sql
+from dagster_project.cli import main
 from lake.errors import LakeError
 from lake.store import Lake
 from lake.tables import TABLES
@@ -48,13 +47,22 @@ def test_settings_change_what_they_say_and_nothing_else(lake: Lake) -> None:
         lake.sql(query, settings={"pain_level": "visit"})
 
 
-def test_command_line(lake: Lake) -> None:
-    code = "import sys; from dagster_project.cli import main; sys.exit(main(sys.argv[1:]))"
-    arguments = ["sql", "FROM cohort_flow", "--root", str(lake.root)]
-    done = subprocess.run(
-        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True
-    )
-    assert "pain_definition" in done.stdout
+def test_command_line(lake: Lake, capsys: pytest.CaptureFixture[str]) -> None:
+    where = ["--root", str(lake.root), "--format", "csv"]
+    query = "SELECT step, n_remaining FROM cohort_flow WHERE step = 'pain_definition'"
+    assert main(["sql", query, *where]) == 0
+    default = capsys.readouterr().out
+    assert default.splitlines()[1].startswith("pain_definition,")
+    others = ["--set", "widespread_level=visit", "--set", "chronic_pain_min_months=6"]
+    assert main(["sql", query, *where, *others]) == 0
+    assert capsys.readouterr().out != default
+    for wrong, said in (
+        ("widespread_level=person", "use one of patient, visit"),
+        ("level=visit", "no view reads level"),
+        ("visit", "write NAME=VALUE"),
+    ):
+        assert main(["sql", query, *where, "--set", wrong]) != 0
+        assert said in capsys.readouterr().err
 
 
 def test_any_client_reads_and_changes_the_cohort(lake: Lake, tmp_path: Path) -> None:
