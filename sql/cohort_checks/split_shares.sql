@@ -1,6 +1,6 @@
 -- Splits whose share of the cohort's patients is further from the intended one than chance allows.
 -- grain: one row per split that is off.
--- assumes: more than four standard errors of a binomial share are no chance.
+-- assumes: without patients there is nothing to be off; more than four standard errors of a binomial share are no chance.
 WITH intended AS (
     SELECT 'training' AS split, training_share AS share FROM cohort_parameters
     UNION ALL
@@ -18,7 +18,7 @@ SELECT
     split,
     n_patients,
     share,
-    n_patients / sum(n_patients) OVER () AS share_found
+    n_patients / nullif(sum(n_patients) OVER (), 0) AS share_found
 FROM patients
 QUALIFY
     abs(share_found - share) > 4 * sqrt(share * (1 - share) / sum(n_patients) OVER ())
