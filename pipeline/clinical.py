@@ -9,7 +9,7 @@ a call becomes visible in one batch.
 import hashlib
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -108,7 +108,7 @@ def ingest_clinical(lake: Lake, settings: Settings, paths: Sequence[Path]) -> Cl
     Raises:
         LakeBusyError: another process is writing to the lake.
     """
-    held = _held(lake)
+    known, shown = _known(lake)
     releases: dict[str, Release] = {}
     refusals: list[Row] = []
     unchanged = skipped = 0
@@ -121,80 +121,60 @@ def ingest_clinical(lake: Lake, settings: Settings, paths: Sequence[Path]) -> Cl
         if identity is None:
             skipped += 1
             continue
-        if (sha256 := _sha256(path)) in held.sha256 or sha256 in releases:
+        if (sha256 := _sha256(path)) in known or sha256 in releases:
             unchanged += 1
             continue
         try:
-            release = read_release(path, identity)
+            releases[sha256] = read_release(path, identity)
         except BadInputError as error:
             refusals.append(_refusal(path, error))
-        else:
-            releases[release.sha256] = release
     rivals = _rivals(releases.values())
     refusals += [_rivalry(release, rival) for release, rival in rivals]
     for release, _ in rivals:
         releases.pop(release.sha256, None)
     ordered = sorted(releases.values(), key=lambda one: (_rank(one), one.sha256))
-    merge = _Merge(held)
-    superseded = [row for release in ordered for row in merge.add(release)]
-    rows, changes = merge.differences()
-    quarantined = [row for row in refusals if row not in held.refusals]
-    landed = [_release_row(release) for release in ordered]
-    if landed or quarantined:
-        with lake.batch(
-            "clinical",
-            ALL_TIMEPOINTS,
-            CODE_VERSION["clinical"],
-            config_hash(settings, "clinical"),
-        ) as batch:
-            batch.add("releases", landed)
+    report = ClinicalReport(
+        landed=[_release_row(release) for release in ordered],
+        unchanged=unchanged,
+        quarantined=[row for row in refusals if row not in shown],
+        refused=len(refusals),
+        skipped=skipped,
+    )
+    return _commit(lake, settings, ordered, report)
+
+
+def _commit(
+    lake: Lake, settings: Settings, ordered: Sequence[Release], report: ClinicalReport
+) -> ClinicalReport:
+    """Write what differs, and say what that is."""
+    if not ordered and not report.quarantined:
+        return report
+    with lake.batch(
+        "clinical", ALL_TIMEPOINTS, CODE_VERSION["clinical"], config_hash(settings, "clinical")
+    ) as batch:
+        batch.add("quarantine", report.quarantined)
+        if ordered:
+            # Merged while nobody else can write: it starts from what the tables hold.
+            merge = _Merge(lake)
+            superseded = [row for release in ordered for row in merge.add(release)]
+            rows, changes = merge.differences()
+            batch.add("releases", report.landed)
             batch.add("column_sources", merge.new_sources())
             for table, frame in rows.items():
                 batch.add(table, frame)
-            batch.add("quarantine", quarantined)
-    return ClinicalReport(
-        landed,
-        changes,
-        unchanged,
-        superseded,
-        quarantined,
-        len(refusals),
-        merge.absent() if landed else [],
-        skipped,
-    )
+            report = replace(report, changes=changes, superseded=superseded, absent=merge.absent())
+    return report
 
 
-@dataclass(frozen=True)
-class _Held:
-    """What the lake shows now."""
-
-    sha256: frozenset[str]
-    tables: Mapping[str, pl.DataFrame]
-    sources: Sequence[Row]
-    refusals: Sequence[Row]
-
-
-def _held(lake: Lake) -> _Held:
+def _known(lake: Lake) -> tuple[set[str], list[Row]]:
+    """Files that landed, by SHA-256, and the refusals that the lake shows."""
     with lake.connect() as now:
-
-        def rows(query: str) -> pl.DataFrame:
-            return pl.DataFrame(now.sql(query).to_arrow_table())
-
-        return _Held(
-            frozenset(rows("SELECT sha256 FROM releases")["sha256"]),
-            {
-                table: rows(f"SELECT * EXCLUDE (batch_id, retracted) FROM {table}")  # noqa: S608 - registry name
-                for table in KEYS
-            },
-            rows(
-                "SELECT column_sources.* EXCLUDE (batch_id), source_table, file "
-                "FROM column_sources JOIN releases USING (sha256)"
-            ).to_dicts(),
-            rows(
-                "SELECT timepoint, stage, file, reason, what, remedy, input_fingerprint "
-                "FROM quarantine WHERE stage = 'clinical'"
-            ).to_dicts(),
-        )
+        sha256 = {row[0] for row in now.sql("SELECT sha256 FROM releases").fetchall()}
+        shown = now.sql(
+            "SELECT timepoint, stage, file, reason, what, remedy, input_fingerprint "
+            "FROM quarantine WHERE stage = 'clinical'"
+        ).to_arrow_table()
+    return sha256, shown.to_pylist()
 
 
 def _sha256(path: Path) -> str:
@@ -285,8 +265,20 @@ class _Source:
 class _Merge:
     """What the clinical tables should hold once some releases are added."""
 
-    def __init__(self, held: _Held) -> None:
-        self._before = held.tables
+    def __init__(self, lake: Lake) -> None:
+        with lake.connect() as now:
+            self._before = {
+                table: pl.DataFrame(
+                    now.sql(
+                        f"SELECT * EXCLUDE (batch_id, retracted) FROM {table}"  # noqa: S608 - registry name
+                    ).to_arrow_table()
+                )
+                for table in KEYS
+            }
+            sources = now.sql(
+                "SELECT column_sources.* EXCLUDE (batch_id), source_table, file "
+                "FROM column_sources JOIN releases USING (sha256)"
+            ).to_arrow_table()
         self._after = dict(self._before)
         self._sources = {
             (row["table_name"], row["column_name"], row["visit"]): _Source(
@@ -294,7 +286,7 @@ class _Merge:
                 {name: row[name] for name in row if name not in ("source_table", "file")},
                 row["file"],
             )
-            for row in held.sources
+            for row in sources.to_pylist()
         }
         self._sources_before = dict(self._sources)
 
