@@ -3,15 +3,21 @@
 Here: the order of the calls and what is shown at the end. Not here: any computation.
 """
 
+import os
 import shutil
+import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import polars as pl
 
 from lake.store import Lake
 from pipeline.config import Settings
+
+if TYPE_CHECKING:
+    from dagster_project.launch import AssetResult
 
 Progress = Callable[[int, int, str], None]
 
@@ -85,9 +91,7 @@ def run_demo(
         progress,
         home=folder / "dagster_home",
         engine="processes" if settings.workers > 1 else "serial",
-        on_result=lambda result: say(
-            f"  materialised {result.asset}{' ' + result.timepoint if result.timepoint else ''}"
-        ),
+        on_result=lambda result: say(f"  materialised {_described(result)}"),
     )
     lake = Lake(settings.lake_root)
     knees = lake.sql("SELECT DISTINCT knee_visit FROM maps_index ORDER BY knee_visit")["knee_visit"]
@@ -114,10 +118,23 @@ def run_demo(
     for name in pictures:
         say(f"figure   {figures / name}")
     say(
-        f"UI       kneelake ui --root {settings.lake_root} --inbox {settings.inbox} "
+        f"UI       {_this_command()} ui --root {settings.lake_root} --inbox {settings.inbox} "
         f"--home {folder / 'dagster_home'}"
     )
     return 0
+
+
+def _described(result: "AssetResult") -> str:
+    where = f"{result.asset} {result.timepoint}" if result.timepoint else result.asset
+    failed = f"  (checks that failed: {', '.join(result.failed_checks)})"
+    return where + (failed if result.failed_checks else "")
+
+
+def _this_command() -> str:
+    """How the running command is called from here: it may lie in an environment not on PATH."""
+    if shutil.which("kneelake"):
+        return "kneelake"
+    return os.path.relpath(sys.argv[0]) if Path(sys.argv[0]).name == "kneelake" else "kneelake"
 
 
 def _markdown(rows: pl.DataFrame) -> str:
