@@ -151,6 +151,9 @@ def serve_ui(
                 *("-w", str(WORKSPACE), "-h", HOST, "-p", str(port)),
             ],
             env=environment(home, settings),
+            # Dagster puts its folder on the import path, and the user's own may hold a folder
+            # called `lake` or `models`.
+            cwd=REPOSITORY,
             stdout=sink,
             stderr=subprocess.STDOUT,
             # A group of its own: Ctrl-C reaches the servers once, in order, through us.
