@@ -472,7 +472,9 @@ def _maps(parsed: argparse.Namespace) -> int:
     rows = pl.DataFrame(said["biomarkers"] + said["other_methods"])
     _print_table(rows.filter(pl.col("n") > 0))
     for bone, shares in said["maps"].items():
-        print(f"{bone}: {100 * shares['hidden_cartilage_share']:.2f} % of its cartilage is hidden")
+        hidden = shares["hidden_cartilage_share"]
+        if hidden is not None:
+            print(f"{bone}: {100 * hidden:.2f} % of its cartilage is hidden")
     seconds = sum(said["seconds"].values())
     print(f"{measured.side.lower()} knee, written to {parsed.out} in {seconds:.1f} s")
     return 0

@@ -204,7 +204,11 @@ def maps_json(measured: KneeMaps) -> dict[str, Any]:
         "volumes_mm3": {str(tissue): volume for tissue, volume in measured.volumes_mm3.items()},
         "maps": {
             bone: {
-                "hidden_cartilage_share": maps.hidden_cartilage_share,
+                "hidden_cartilage_share": (
+                    maps.hidden_cartilage_share
+                    if np.isfinite(maps.hidden_cartilage_share)
+                    else None
+                ),
                 "multi_hit_share": maps.multi_hit_share,
                 "covered_share": maps.covered_share,
             }
