@@ -6,7 +6,6 @@ Not here: any computation, and any reading of the environment when definitions l
 is looked up when a run starts, so definitions load the same everywhere.
 """
 
-from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 from typing import Literal
@@ -15,12 +14,12 @@ import dagster as dg
 import duckdb
 from pydantic import Field
 
+from imaging.knee import MapParameters
 from lake import views
 from lake.store import Lake
 from pipeline.cluster import Cluster
-from pipeline.config import MapParameters, Settings
-
-Progress = Callable[[int, int, str], None]
+from pipeline.config import Settings
+from pipeline.ingest import Progress
 
 
 @lru_cache(maxsize=1)

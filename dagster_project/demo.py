@@ -15,11 +15,11 @@ import polars as pl
 
 from lake.store import Lake
 from pipeline.config import Settings
+from pipeline.ingest import Progress
 
 if TYPE_CHECKING:
     from dagster_project.launch import AssetResult
 
-Progress = Callable[[int, int, str], None]
 
 SUMMARY = """
 SELECT bone, compartment, biomarker, any_value(unit) AS unit,

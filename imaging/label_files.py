@@ -22,8 +22,8 @@ from imaging.image_files import RAS_TO_LPS, reverse_axes, write_volume
 from imaging.labels import BONE_TISSUE, LabelVolume, Scheme, Tissue
 from imaging.volume import EchoSeries, Volume, index_to_world
 
-LABEL_SUFFIXES = (".nrrd", ".nii", ".nii.gz", ".mha", ".mhd", ".dcm")
-"""Suffixes of the label files `read_labels` knows."""
+LABEL_SUFFIXES = (".nrrd", ".nhdr", ".nii", ".nii.gz", ".mha", ".mhd")
+"""Suffixes of the label files `read_labels` knows; anything else is read as DICOM-SEG."""
 
 GRID_TOLERANCE_MM = 0.1
 """How far the corners of two grids may lie apart and still be the same grid."""
@@ -338,7 +338,7 @@ def _read_dicom_seg(
             Reason.UNREADABLE_FILE,
             short_name(path),
             f"holds {len(files)} files where a label is one",
-            f"Give one file ({', '.join(LABEL_SUFFIXES)})",
+            f"Give one file ({', '.join(LABEL_SUFFIXES)} or a DICOM-SEG)",
         )
     with quiet_pydicom():
         dataset = read_dataset(files[0], None)
@@ -347,7 +347,7 @@ def _read_dicom_seg(
                 Reason.UNREADABLE_FILE,
                 files[0].name,
                 "is DICOM but not a segmentation",
-                f"Give the label volume ({', '.join(LABEL_SUFFIXES)})",
+                f"Give the label volume ({', '.join(LABEL_SUFFIXES)} or a DICOM-SEG)",
             )
         try:
             return _segmentation(files[0], dataset, scheme, grid)

@@ -16,14 +16,14 @@ from imaging.archive import short_name
 from imaging.dicom import Series, peek_header, read_series
 from imaging.dicom_header import SeriesHeader
 from imaging.errors import BadInputError, Reason
-from imaging.label_files import file_fingerprint, read_labels
+from imaging.label_files import LABEL_SUFFIXES, file_fingerprint, read_labels
 from imaging.labels import Scheme, load_scheme
 from imaging.side import resolve_side
 from imaging.volume import EchoSeries
 from lake.errors import SchemaError
 from lake.rows import to_arrow
 from lake.tables import TABLES
-from pipeline.inbox import LABEL_SUFFIXES, Delivery, label_content, loose_beside_folders
+from pipeline.inbox import Delivery, label_content, loose_beside_folders
 from pipeline.knee_visit import KneeVisit, of_header, of_path, require_complete, resolve
 
 Row = dict[str, Any]
