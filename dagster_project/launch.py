@@ -317,8 +317,8 @@ def _select(
     for text in texts:
         try:
             found = dg.AssetSelection.from_string(text).resolve(graph)
-        except dg.DagsterError as error:
-            raise ValueError(f"{text!r} is not a selection of assets: {error}") from error
+        except dg.DagsterError:
+            found = set()
         if not found:
             names = ", ".join(sorted(key.to_user_string() for key in graph.get_all_asset_keys()))
             raise ValueError(f"{text!r} selects no asset; there are {names}")

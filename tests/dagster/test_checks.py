@@ -6,6 +6,8 @@ import pytest
 from conftest import House
 from knees import deliver, deliver_truncated
 
+pytestmark = pytest.mark.usefixtures("no_figures")
+
 KNEE = "1000001_RIGHT_V00"
 
 
