@@ -399,7 +399,9 @@ def _sql(parsed: argparse.Namespace) -> int:
     elif parsed.format == "json":
         text = rows.write_json()
     else:
-        text = _table(rows)
+        from dagster_project.text import text_table
+
+        text = text_table(rows)
     if parsed.out is not None:
         parsed.out.write_text(text, encoding="utf-8")
     else:
@@ -507,24 +509,10 @@ def _print_json(content: Any) -> None:
     print(json.dumps(content, indent=2, allow_nan=False, default=str))
 
 
-def _table(rows: "pl.DataFrame") -> str:
-    import polars as pl
-
-    with pl.Config(
-        tbl_rows=-1,
-        tbl_cols=-1,
-        tbl_width_chars=10_000,
-        fmt_str_lengths=1_000,
-        tbl_hide_dataframe_shape=True,
-        tbl_hide_column_data_types=True,
-        tbl_formatting="ASCII_MARKDOWN",
-        float_precision=4,
-    ):
-        return str(rows)
-
-
 def _print_table(rows: "pl.DataFrame") -> None:
-    print(_table(rows))
+    from dagster_project.text import text_table
+
+    print(text_table(rows))
 
 
 if __name__ == "__main__":

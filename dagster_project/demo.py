@@ -11,8 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import polars as pl
-
+from dagster_project.text import text_table
 from lake.store import Lake
 from pipeline.config import Settings
 from pipeline.ingest import Progress
@@ -111,7 +110,7 @@ def run_demo(
     summary = lake.sql(SUMMARY, {"first": visits[0], "last": visits[-1]})
     summary.write_csv(folder / "biomarkers_summary.csv")
     say("")
-    say(_markdown(summary))
+    say(text_table(summary, decimals=3))
     say("")
     say(f"{len(knees)} knee-visits mapped in {time.perf_counter() - start:.0f} s")
     say(f"table    {folder / 'biomarkers_summary.csv'}")
@@ -135,16 +134,3 @@ def _this_command() -> str:
     if shutil.which("kneelake"):
         return "kneelake"
     return os.path.relpath(sys.argv[0]) if Path(sys.argv[0]).name == "kneelake" else "kneelake"
-
-
-def _markdown(rows: pl.DataFrame) -> str:
-    with pl.Config(
-        tbl_rows=-1,
-        tbl_cols=-1,
-        tbl_width_chars=10_000,
-        tbl_hide_dataframe_shape=True,
-        tbl_hide_column_data_types=True,
-        tbl_formatting="ASCII_MARKDOWN",
-        float_precision=3,
-    ):
-        return str(rows)
