@@ -10,13 +10,12 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from imaging.labels import BONES, Tissue
+from imaging.labels import BONES, COMPARTMENTS, Tissue
 
 TIMEPOINTS = tuple(f"V{visit:02d}" for visit in range(12))
 UNKNOWN_TIMEPOINT = "unknown"
 SIDES = ("RIGHT", "LEFT")
 SEQUENCES = ("DESS", "MSME")
-COMPARTMENTS = ("whole", "medial", "lateral")
 STEPS = ("ingest", "segmentation", "maps")
 BIOMARKER_UNITS: Mapping[str, str] = {
     "bone_shape": "mm",

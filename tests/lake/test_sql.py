@@ -5,8 +5,9 @@ import pytest
 from lake_samples import biomarker, key, label, ledger
 
 import sql
+from imaging.labels import COMPARTMENTS
 from lake.store import Lake
-from lake.tables import BIOMARKER_UNITS, COMPARTMENTS, TIMEPOINTS
+from lake.tables import BIOMARKER_UNITS, TIMEPOINTS
 
 BONES = ("femur", "tibia", "patella")
 
