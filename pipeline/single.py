@@ -15,7 +15,7 @@ from imaging.dicom import read_echoes, read_volume
 from imaging.errors import BadInputError, Reason
 from imaging.image_files import write_volume
 from imaging.knee import KneeMaps, MapParameters, knee_maps
-from imaging.label_files import read_labels, require_bones, require_same_grid
+from imaging.label_files import read_labels, require_bones, require_same_grid, require_whole
 from imaging.labels import CARTILAGE_TISSUES, Scheme, Tissue, load_scheme
 from imaging.relaxometry import (
     FitOptions,
@@ -101,7 +101,7 @@ def t2_of_series(
     start = time.perf_counter()
     fitted = fit_t2_volume(echoes, chosen, options)
     seconds = time.perf_counter() - start
-    require_fitted(fitted.fit, series)
+    require_fitted(fitted.fit, short_name(series))
     write_volume(Volume(fitted.t2_ms, fitted.affine), out)
     summary = summarize_t2(fitted.fit)
     return T2Report(
@@ -147,6 +147,7 @@ def maps_of_knee(
     scan = read_volume(structural) if structural is not None else None
     labels = read_labels(labels_file, load_scheme(scheme), scan)
     require_bones(labels, labels_file)
+    require_whole(labels, labels_file)
     if scan is not None:
         labels = require_same_grid(labels, scan, labels_file)
     found, _ = resolve_side(side, None, labels, labels_file)
