@@ -123,7 +123,7 @@ def ingest(
     _commit(lake, settings, landed, quarantined)
     return IngestReport(
         landed,
-        len(outcomes) - len(skipped_keys) - len(landed) - len(quarantined),
+        len(outcomes) - len(skipped_keys) - len(landed) - len(quarantined) - len(superseded),
         quarantined,
         len(skipped) + len(skipped_keys),
         superseded,
