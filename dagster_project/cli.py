@@ -324,17 +324,25 @@ def _materialize(parsed: argparse.Namespace) -> int:
     return 0
 
 
-def _visits_at_hand(settings: "Settings") -> list[str] | None:
+def _visits_at_hand(settings: "Settings") -> list[str]:
     """Visits that the inbox or the lake knows: the other partitions stay unmaterialised."""
+    from lake.errors import LakeError
     from lake.store import Lake
+    from lake.tables import TIMEPOINTS
     from pipeline.inbox import discover
 
-    visits = {delivery.timepoint for delivery in discover(settings.inbox) if delivery.timepoint}
+    deliveries = discover(settings.inbox) if settings.inbox.is_dir() else []
+    visits = {delivery.timepoint for delivery in deliveries if delivery.timepoint}
     if settings.lake_root.is_dir():
-        visits |= set(
-            Lake(settings.lake_root).sql("SELECT DISTINCT timepoint FROM scans")["timepoint"]
+        known = Lake(settings.lake_root).sql("SELECT DISTINCT timepoint FROM scans")
+        visits |= set(known["timepoint"])
+    if not visits and not deliveries:
+        raise LakeError(
+            f"there is nothing in the inbox {settings.inbox} and nothing in the lake "
+            f"{settings.lake_root}; put deliveries into the inbox, or name another with --inbox"
         )
-    return sorted(visits) or None
+    # Deliveries that tell no visit are read, and refused with their reason, with any visit.
+    return sorted(visits) or [TIMEPOINTS[0]]
 
 
 def _result_line(result: Any) -> str:

@@ -207,3 +207,11 @@ def test_a_missing_lake_is_said_not_made(
     assert main(["status", "--root", str(missing)]) == BAD_INPUT
     assert "there is no lake" in capsys.readouterr().err
     assert not missing.exists()
+
+
+def test_an_empty_inbox_is_said_not_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "inbox").mkdir()
+    where = ["--root", str(tmp_path / "lake"), "--inbox", str(tmp_path / "inbox")]
+    assert main(["materialize", *where, "--home", str(tmp_path / "home")]) == BAD_INPUT
+    assert "nothing in the inbox" in capsys.readouterr().err
+    assert not (tmp_path / "home").exists()
