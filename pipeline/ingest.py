@@ -12,6 +12,7 @@ from typing import Any
 
 from imaging.archive import short_name
 from imaging.errors import BadInputError, Reason
+from imaging.labels import load_scheme
 from lake.store import Lake
 from lake.tables import TABLES
 from pipeline.cluster import Cluster, WorkerDiedError
@@ -89,9 +90,12 @@ def ingest(
         progress: called as each is read.
 
     Raises:
-        BadInputError: a path is not there, or the inbox cannot be written to.
+        BadInputError: a path is not there, the inbox cannot be written to, or the default tissue
+            map is none.
         LakeBusyError: another process is writing to the lake.
     """
+    # A mistyped default is the caller's, not a fault of every label.
+    load_scheme(settings.scheme)
     locator = Locator(settings.inbox)
     deliveries = discover(settings.inbox, paths)
     if declared is not None and declared != KneeVisit():

@@ -215,3 +215,15 @@ def test_an_empty_inbox_is_said_not_run(tmp_path: Path, capsys: pytest.CaptureFi
     assert main(["materialize", *where, "--home", str(tmp_path / "home")]) == BAD_INPUT
     assert "nothing in the inbox" in capsys.readouterr().err
     assert not (tmp_path / "home").exists()
+
+
+def test_a_mistyped_scheme_is_the_callers_and_quarantines_nothing(
+    inbox: tuple[Path, WrittenVisit], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    places = ["--root", str(tmp_path / "lake"), "--inbox", str(tmp_path / "inbox")]
+    label = str(inbox[1].labels)
+    assert main(["ingest", label, *places, "--scheme", "nosuch"]) == BAD_INPUT
+    assert "oai-zib" in capsys.readouterr().err
+    assert main(["ingest", label, *places, "--scheme", "mskt", "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert (len(said["landed"]), said["quarantined"]) == (1, [])
