@@ -35,8 +35,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command: Command = parsed.command
     try:
         return command(parsed)
-    except (BadInputError, LakeError, ValueError, FileNotFoundError) as error:
+    except (BadInputError, LakeError, ValueError) as error:
         print(f"kneelake {parsed.name}: {error}", file=sys.stderr)
+        return BAD_INPUT
+    except (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError) as error:
+        print(
+            f"kneelake {parsed.name}: {error.filename}: {error.strerror}. Check the path, and that "
+            "its folder is there and may be written to",
+            file=sys.stderr,
+        )
         return BAD_INPUT
     except KeyboardInterrupt:
         print("kneelake: interrupted; what was committed stays", file=sys.stderr)
@@ -246,7 +253,10 @@ class _Bar:
         if self._bar is None or step != self._step or total != self._bar.total:
             self.close()
             self._step = step
-            self._bar = tqdm(total=total, desc=step, unit="", file=sys.stderr, leave=False)
+            # disable=None: only where a person watches, not in a log.
+            self._bar = tqdm(
+                total=total, desc=step, unit="", file=sys.stderr, leave=False, disable=None
+            )
         self._bar.update(done - self._bar.n)
         self._bar.set_postfix_str(text[:60], refresh=False)
 
@@ -258,12 +268,18 @@ class _Bar:
 
 
 def _ingest(parsed: argparse.Namespace) -> int:
+    from lake.errors import LakeError
     from lake.store import Lake
     from pipeline.cluster import Cluster
     from pipeline.ingest import ingest
     from pipeline.knee_visit import KneeVisit
 
     settings = _settings(parsed)
+    if not parsed.paths and not settings.inbox.is_dir():
+        raise LakeError(
+            f"there is no inbox at {settings.inbox}; name one with --inbox or KNEELAKE_INBOX, or "
+            "name the deliveries"
+        )
     bar = _Bar()
     report = ingest(
         Lake(settings.lake_root),

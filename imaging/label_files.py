@@ -32,6 +32,12 @@ SMALLEST_BONE_MM3 = 500.0
 LARGEST_CUT_MM2 = 100.0
 """How much of a bone may lie on a side face of the scan: a clipped epicondyle, not a cut knee."""
 
+COARSEST_PIXEL_MM = 1.1
+"""In-plane pixel above which a sheet of cartilage is less than two pixels thick."""
+
+COARSEST_SLICE_MM = 3.1
+"""Slice spacing above which the thickness of a curved surface means nothing."""
+
 GRID_TOLERANCE_MM = 0.1
 """How far the corners of two grids may lie apart and still be the same grid."""
 
@@ -197,6 +203,23 @@ def require_whole(labels: LabelVolume, file: Path | str) -> None:
                         "a part",
                         "Use the whole scan and its label; leave this knee out if there is none",
                     )
+
+
+def require_fine_grid(labels: LabelVolume, file: Path | str) -> None:
+    """Check that the voxels are small enough to measure a sheet of two millimetres.
+
+    Raises:
+        BadInputError: WRONG_MATRIX_SIZE.
+    """
+    fine, middle, coarse = np.sort(np.linalg.norm(labels.affine[:3, :3], axis=0))
+    if middle > COARSEST_PIXEL_MM or coarse > COARSEST_SLICE_MM:
+        raise BadInputError(
+            Reason.WRONG_MATRIX_SIZE,
+            short_name(file),
+            f"has voxels of {fine:.2f} x {middle:.2f} x {coarse:.2f} mm, too coarse for cartilage",
+            f"Give a segmentation with pixels of at most {COARSEST_PIXEL_MM:g} mm and slices of at "
+            f"most {COARSEST_SLICE_MM:g} mm, as drawn on the structural scan",
+        )
 
 
 def require_same_grid(

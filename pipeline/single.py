@@ -15,7 +15,13 @@ from imaging.dicom import read_echoes, read_volume
 from imaging.errors import BadInputError, Reason
 from imaging.image_files import write_volume
 from imaging.knee import KneeMaps, MapParameters, knee_maps
-from imaging.label_files import read_labels, require_bones, require_same_grid, require_whole
+from imaging.label_files import (
+    read_labels,
+    require_bones,
+    require_fine_grid,
+    require_same_grid,
+    require_whole,
+)
 from imaging.labels import CARTILAGE_TISSUES, Scheme, Tissue, load_scheme
 from imaging.relaxometry import (
     FitOptions,
@@ -148,6 +154,7 @@ def maps_of_knee(
     labels = read_labels(labels_file, load_scheme(scheme), scan)
     require_bones(labels, labels_file)
     require_whole(labels, labels_file)
+    require_fine_grid(labels, labels_file)
     if scan is not None:
         labels = require_same_grid(labels, scan, labels_file)
     found, _ = resolve_side(side, None, labels, labels_file)
