@@ -8,7 +8,7 @@ is looked up when a run starts, so definitions load the same everywhere.
 
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import dagster as dg
 import duckdb
@@ -19,7 +19,9 @@ from lake import views
 from lake.store import Lake
 from pipeline.cluster import Cluster
 from pipeline.config import Settings
-from pipeline.ingest import Progress
+
+if TYPE_CHECKING:
+    from pipeline.ingest import Progress
 
 
 @lru_cache(maxsize=1)
@@ -102,10 +104,10 @@ class ClusterResource(dg.ConfigurableResource):
 class ProgressResource:
     """Where a step tells how far it is: the run's log, and a listener where there is one."""
 
-    def __init__(self, listener: Progress | None = None) -> None:
+    def __init__(self, listener: "Progress | None" = None) -> None:
         self._listener = listener
 
-    def to(self, log: dg.DagsterLogManager) -> Progress:
+    def to(self, log: dg.DagsterLogManager) -> "Progress":
         """A progress callable that logs about every tenth of a step."""
         last_tenth = -1
 

@@ -17,18 +17,21 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
 from assets.imaging import MapConfig
 from assets.partitions import TIMEPOINT_PARTITIONS
-from assets.resources import ClusterResource, LakeResource, Progress, ProgressResource
+from assets.resources import ClusterResource, LakeResource, ProgressResource
 from dagster_project.definitions import build_defs
 from dagster_project.recovery import UNDER_WAY, close_lost_runs
 from lake.files import write_whole
 from pipeline.cluster import Engine
 from pipeline.config import Settings
+
+if TYPE_CHECKING:
+    from pipeline.ingest import Progress
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 WORKSPACE = REPOSITORY / "workspace.yaml"
@@ -246,7 +249,7 @@ def materialize(
     settings: Settings,
     selection: Sequence[str] | str | None = None,
     partitions: Sequence[str] | None = None,
-    progress: Progress | None = None,
+    progress: "Progress | None" = None,
     *,
     home: Path,
     engine: Engine = "processes",

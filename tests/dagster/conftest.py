@@ -10,10 +10,10 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from assets import imaging
 from assets.resources import ClusterResource, LakeResource
 from dagster_project.definitions import build_defs
 from lake.store import Lake
+from pipeline import figures
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ def no_figures() -> Iterator[None]:
     """Drawing takes as long as computing a knee; only tests that look at figures need them."""
     with pytest.MonkeyPatch.context() as patch:
         for name in ("maps_figure", "bland_altman_figure"):
-            patch.setattr(imaging, name, lambda *_, **__: b"not drawn")
+            patch.setattr(figures, name, lambda *_, **__: b"not drawn")
         yield
 
 
