@@ -32,8 +32,8 @@ SMALLEST_BONE_MM3 = 500.0
 LARGEST_CUT_MM2 = 100.0
 """How much of a bone may lie on a side face of the scan: a clipped epicondyle, not a cut knee."""
 
-COARSEST_PIXEL_MM = 1.1
-"""In-plane pixel above which a sheet of cartilage is less than two pixels thick."""
+COARSEST_PIXEL_MM = 1.5
+"""In-plane pixel above which a sheet of cartilage is hardly more than one pixel thick."""
 
 COARSEST_SLICE_MM = 3.1
 """Slice spacing above which the thickness of a curved surface means nothing."""
