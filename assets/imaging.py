@@ -5,7 +5,8 @@ Not here: image processing (`imaging`), batching and the ledger (`pipeline`, `la
 (`dagster_project`).
 
 Each asset is incremental inside its partition: the ledger says which knee-visits are pending, so
-a second materialisation with nothing new computes nothing and keeps its data version.
+a second materialisation with nothing new computes nothing and keeps its data version. The pipeline
+is imported inside the assets, so that definitions load fast.
 """
 
 from collections.abc import Iterator
@@ -33,9 +34,6 @@ from imaging.relaxometry import FitOptions
 from lake.store import Lake
 from lake.tables import BIOMARKER_UNITS, TABLES
 from pipeline.config import CODE_VERSION
-from pipeline.figures import bland_altman_figure, maps_figure
-from pipeline.ingest import ingest
-from pipeline.steps import data_version, materialize_maps, materialize_segmentations
 
 GROUP = "imaging"
 OWNERS = ["team:imaging"]
@@ -173,6 +171,8 @@ def scan_inventory(
     Tables `scans` and `label_files`; what cannot be used goes to `quarantine` with its reason, and
     the rest goes on. Deliveries that do not tell their visit are refused with any visit's run.
     """
+    from pipeline.ingest import ingest
+
     settings, timepoint = lake.settings(), context.partition_key
     report = ingest(
         lake.open(),
@@ -220,6 +220,8 @@ def segmentations(
 
     Tables `segmentations` and `tissue_volumes`. A left knee is mirrored, recorded and reversible.
     """
+    from pipeline.steps import data_version, materialize_segmentations
+
     settings, timepoint = lake.settings(), context.partition_key
     report = materialize_segmentations(
         lake.open(),
@@ -242,6 +244,8 @@ def segmentations(
 
 def _example_maps(lake: Lake, now: duckdb.DuckDBPyConnection, timepoint: str) -> Figure | None:
     """The maps of one knee of a visit: the first by name of those with most maps."""
+    from pipeline.figures import maps_figure
+
     found = now.execute(
         "SELECT knee_visit FROM maps_index WHERE timepoint = $1 GROUP BY knee_visit "
         "ORDER BY count(*) FILTER (WHERE has_t2) DESC, count(*) DESC, knee_visit LIMIT 1",
@@ -261,6 +265,8 @@ def _example_maps(lake: Lake, now: duckdb.DuckDBPyConnection, timepoint: str) ->
 
 def _agreement(now: duckdb.DuckDBPyConnection, timepoint: str) -> Figure | None:
     """Bland-Altman plots of a visit: mean on the surface against mean on the map."""
+    from pipeline.figures import bland_altman_figure
+
     agreement = select(
         now,
         "FROM map_agreement WHERE timepoint = $1 ORDER BY knee_visit, bone, biomarker",
@@ -324,6 +330,8 @@ def maps_and_biomarkers(
     fit and project every knee twice, and a kill between them would leave maps without numbers;
     as one batch they count together.
     """
+    from pipeline.steps import data_version, materialize_maps
+
     settings, timepoint = lake.settings(config.parameters()), context.partition_key
     report = materialize_maps(
         lake.open(),

@@ -9,7 +9,7 @@ import io
 import resource
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 import duckdb
@@ -17,7 +17,9 @@ import polars as pl
 
 from assets.sql_sources import tables_read
 from lake.tables import TABLES, Column, Table
-from pipeline.steps import StepReport
+
+if TYPE_CHECKING:
+    from pipeline.steps import StepReport
 
 MAX_FIGURE_BYTES = 100_000
 """A figure is stored in the event log twice: larger ones are left out."""
@@ -169,7 +171,7 @@ def row_count(connection: duckdb.DuckDBPyConnection, table: str, timepoint: str)
     return int(found[0][0])
 
 
-def step_metadata(report: StepReport) -> dict[str, Any]:
+def step_metadata(report: "StepReport") -> dict[str, Any]:
     """The numbers of one step's run."""
     tried = report.n_done + report.n_quarantined
     numbers: dict[str, Any] = {

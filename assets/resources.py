@@ -6,21 +6,23 @@ Not here: any computation, and any reading of the environment when definitions l
 is looked up when a run starts, so definitions load the same everywhere.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import dagster as dg
 import duckdb
 from pydantic import Field
 
+from imaging.knee import MapParameters
 from lake import views
 from lake.store import Lake
 from pipeline.cluster import Cluster
-from pipeline.config import MapParameters, Settings
+from pipeline.config import Settings
 
-Progress = Callable[[int, int, str], None]
+if TYPE_CHECKING:
+    from pipeline.ingest import Progress
 
 
 @lru_cache(maxsize=1)
@@ -111,10 +113,10 @@ class ClusterResource(dg.ConfigurableResource):
 class ProgressResource:
     """Where a step tells how far it is: the run's log, and a listener where there is one."""
 
-    def __init__(self, listener: Progress | None = None) -> None:
+    def __init__(self, listener: "Progress | None" = None) -> None:
         self._listener = listener
 
-    def to(self, log: dg.DagsterLogManager) -> Progress:
+    def to(self, log: dg.DagsterLogManager) -> "Progress":
         """A progress callable that logs about every tenth of a step."""
         last_tenth = -1
 

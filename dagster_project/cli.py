@@ -37,8 +37,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command: Command = parsed.command
     try:
         return command(parsed)
-    except (BadInputError, LakeError, ValueError, FileNotFoundError) as error:
+    except (BadInputError, LakeError, ValueError) as error:
         print(f"kneelake {parsed.name}: {error}", file=sys.stderr)
+        return BAD_INPUT
+    except (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError) as error:
+        print(
+            f"kneelake {parsed.name}: {error.filename}: {error.strerror}. Check the path, and that "
+            "its folder is there and may be written to",
+            file=sys.stderr,
+        )
         return BAD_INPUT
     except KeyboardInterrupt:
         print("kneelake: interrupted; what was committed stays", file=sys.stderr)
@@ -255,7 +262,10 @@ class _Bar:
         if self._bar is None or step != self._step or total != self._bar.total:
             self.close()
             self._step = step
-            self._bar = tqdm(total=total, desc=step, unit="", file=sys.stderr, leave=False)
+            # disable=None: only where a person watches, not in a log.
+            self._bar = tqdm(
+                total=total, desc=step, unit="", file=sys.stderr, leave=False, disable=None
+            )
         self._bar.update(done - self._bar.n)
         self._bar.set_postfix_str(text[:60], refresh=False)
 
@@ -267,6 +277,7 @@ class _Bar:
 
 
 def _ingest(parsed: argparse.Namespace) -> int:
+    from lake.errors import LakeError
     from lake.store import Lake
     from pipeline.clinical import ingest_clinical, is_clinical_file
     from pipeline.cluster import Cluster
@@ -274,6 +285,11 @@ def _ingest(parsed: argparse.Namespace) -> int:
     from pipeline.knee_visit import KneeVisit
 
     settings = _settings(parsed)
+    if not parsed.paths and not settings.inbox.is_dir():
+        raise LakeError(
+            f"there is no inbox at {settings.inbox}; name one with --inbox or KNEELAKE_INBOX, or "
+            "name the deliveries"
+        )
     lake = Lake(settings.lake_root)
     clinical = ingest_clinical(lake, settings, parsed.paths or [settings.inbox])
     images = [path for path in parsed.paths if not is_clinical_file(path)]
@@ -361,17 +377,25 @@ def _materialize(parsed: argparse.Namespace) -> int:
     return 0
 
 
-def _visits_at_hand(settings: "Settings") -> list[str] | None:
+def _visits_at_hand(settings: "Settings") -> list[str]:
     """Visits that the inbox or the lake knows: the other partitions stay unmaterialised."""
+    from lake.errors import LakeError
     from lake.store import Lake
+    from lake.tables import TIMEPOINTS
     from pipeline.inbox import discover
 
-    visits = {delivery.timepoint for delivery in discover(settings.inbox) if delivery.timepoint}
+    deliveries = discover(settings.inbox) if settings.inbox.is_dir() else []
+    visits = {delivery.timepoint for delivery in deliveries if delivery.timepoint}
     if settings.lake_root.is_dir():
-        visits |= set(
-            Lake(settings.lake_root).sql("SELECT DISTINCT timepoint FROM scans")["timepoint"]
+        known = Lake(settings.lake_root).sql("SELECT DISTINCT timepoint FROM scans")
+        visits |= set(known["timepoint"])
+    if not visits and not deliveries:
+        raise LakeError(
+            f"there is nothing in the inbox {settings.inbox} and nothing in the lake "
+            f"{settings.lake_root}; put deliveries into the inbox, or name another with --inbox"
         )
-    return sorted(visits) or None
+    # Deliveries that tell no visit are read, and refused with their reason, with any visit.
+    return sorted(visits) or [TIMEPOINTS[0]]
 
 
 def _result_line(result: Any) -> str:
@@ -439,7 +463,9 @@ def _sql(parsed: argparse.Namespace) -> int:
     elif parsed.format == "json":
         text = rows.write_json()
     else:
-        text = _table(rows)
+        from dagster_project.text import text_table
+
+        text = text_table(rows)
     if parsed.out is not None:
         parsed.out.write_text(text, encoding="utf-8")
     else:
@@ -512,7 +538,9 @@ def _maps(parsed: argparse.Namespace) -> int:
     rows = pl.DataFrame(said["biomarkers"] + said["other_methods"])
     _print_table(rows.filter(pl.col("n") > 0))
     for bone, shares in said["maps"].items():
-        print(f"{bone}: {100 * shares['hidden_cartilage_share']:.2f} % of its cartilage is hidden")
+        hidden = shares["hidden_cartilage_share"]
+        if hidden is not None:
+            print(f"{bone}: {100 * hidden:.2f} % of its cartilage is hidden")
     seconds = sum(said["seconds"].values())
     print(f"{measured.side.lower()} knee, written to {parsed.out} in {seconds:.1f} s")
     return 0
@@ -545,24 +573,10 @@ def _print_json(content: Any) -> None:
     print(json.dumps(content, indent=2, allow_nan=False, default=str))
 
 
-def _table(rows: "pl.DataFrame") -> str:
-    import polars as pl
-
-    with pl.Config(
-        tbl_rows=-1,
-        tbl_cols=-1,
-        tbl_width_chars=10_000,
-        fmt_str_lengths=1_000,
-        tbl_hide_dataframe_shape=True,
-        tbl_hide_column_data_types=True,
-        tbl_formatting="ASCII_MARKDOWN",
-        float_precision=4,
-    ):
-        return str(rows)
-
-
 def _print_table(rows: "pl.DataFrame") -> None:
-    print(_table(rows))
+    from dagster_project.text import text_table
+
+    print(text_table(rows))
 
 
 if __name__ == "__main__":

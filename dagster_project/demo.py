@@ -3,17 +3,22 @@
 Here: the order of the calls and what is shown at the end. Not here: any computation.
 """
 
+import os
 import shutil
+import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import polars as pl
-
+from dagster_project.text import text_table
 from lake.store import Lake
 from pipeline.config import Settings
+from pipeline.ingest import Progress
 
-Progress = Callable[[int, int, str], None]
+if TYPE_CHECKING:
+    from dagster_project.launch import AssetResult
+
 
 SUMMARY = """
 SELECT bone, compartment, biomarker, any_value(unit) AS unit,
@@ -85,9 +90,7 @@ def run_demo(
         progress,
         home=folder / "dagster_home",
         engine="processes" if settings.workers > 1 else "serial",
-        on_result=lambda result: say(
-            f"  materialised {result.asset}{' ' + result.timepoint if result.timepoint else ''}"
-        ),
+        on_result=lambda result: say(f"  materialised {_described(result)}"),
     )
     lake = Lake(settings.lake_root)
     knees = lake.sql("SELECT DISTINCT knee_visit FROM maps_index ORDER BY knee_visit")["knee_visit"]
@@ -107,27 +110,27 @@ def run_demo(
     summary = lake.sql(SUMMARY, {"first": visits[0], "last": visits[-1]})
     summary.write_csv(folder / "biomarkers_summary.csv")
     say("")
-    say(_markdown(summary))
+    say(text_table(summary, decimals=3))
     say("")
     say(f"{len(knees)} knee-visits mapped in {time.perf_counter() - start:.0f} s")
     say(f"table    {folder / 'biomarkers_summary.csv'}")
     for name in pictures:
         say(f"figure   {figures / name}")
     say(
-        f"UI       kneelake ui --root {settings.lake_root} --inbox {settings.inbox} "
+        f"UI       {_this_command()} ui --root {settings.lake_root} --inbox {settings.inbox} "
         f"--home {folder / 'dagster_home'}"
     )
     return 0
 
 
-def _markdown(rows: pl.DataFrame) -> str:
-    with pl.Config(
-        tbl_rows=-1,
-        tbl_cols=-1,
-        tbl_width_chars=10_000,
-        tbl_hide_dataframe_shape=True,
-        tbl_hide_column_data_types=True,
-        tbl_formatting="ASCII_MARKDOWN",
-        float_precision=3,
-    ):
-        return str(rows)
+def _described(result: "AssetResult") -> str:
+    where = f"{result.asset} {result.timepoint}" if result.timepoint else result.asset
+    failed = f"  (checks that failed: {', '.join(result.failed_checks)})"
+    return where + (failed if result.failed_checks else "")
+
+
+def _this_command() -> str:
+    """How the running command is called from here: it may lie in an environment not on PATH."""
+    if shutil.which("kneelake"):
+        return "kneelake"
+    return os.path.relpath(sys.argv[0]) if Path(sys.argv[0]).name == "kneelake" else "kneelake"

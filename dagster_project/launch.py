@@ -17,18 +17,21 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
 from assets.imaging import MapConfig
 from assets.partitions import TIMEPOINT_PARTITIONS
-from assets.resources import ClusterResource, LakeResource, Progress, ProgressResource
+from assets.resources import ClusterResource, LakeResource, ProgressResource
 from dagster_project.definitions import build_defs
 from dagster_project.recovery import UNDER_WAY, close_lost_runs
 from lake.files import write_whole
 from pipeline.cluster import Engine
 from pipeline.config import Settings
+
+if TYPE_CHECKING:
+    from pipeline.ingest import Progress
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 WORKSPACE = REPOSITORY / "workspace.yaml"
@@ -151,6 +154,9 @@ def serve_ui(
                 *("-w", str(WORKSPACE), "-h", HOST, "-p", str(port)),
             ],
             env=environment(home, settings),
+            # Dagster puts its folder on the import path, and the user's own may hold a folder
+            # called `lake` or `models`.
+            cwd=REPOSITORY,
             stdout=sink,
             stderr=subprocess.STDOUT,
             # A group of its own: Ctrl-C reaches the servers once, in order, through us.
@@ -243,7 +249,7 @@ def materialize(
     settings: Settings,
     selection: Sequence[str] | str | None = None,
     partitions: Sequence[str] | None = None,
-    progress: Progress | None = None,
+    progress: "Progress | None" = None,
     *,
     home: Path,
     engine: Engine = "processes",
@@ -314,8 +320,8 @@ def _select(
     for text in texts:
         try:
             found = dg.AssetSelection.from_string(text).resolve(graph)
-        except dg.DagsterError as error:
-            raise ValueError(f"{text!r} is not a selection of assets: {error}") from error
+        except dg.DagsterError:
+            found = set()
         if not found:
             names = ", ".join(sorted(key.to_user_string() for key in graph.get_all_asset_keys()))
             raise ValueError(f"{text!r} selects no asset; there are {names}")

@@ -8,13 +8,16 @@ import hashlib
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import dagster as dg
 
 from assets.resources import LakeResource
 from dagster_project.jobs import update_timepoint
 from lake.tables import TIMEPOINTS, UNKNOWN_TIMEPOINT
-from pipeline.inbox import Delivery, pending_deliveries
+
+if TYPE_CHECKING:
+    from pipeline.inbox import Delivery
 
 QUIET_SECONDS = 5.0
 """A delivery with a file changed more recently than this is still being written."""
@@ -39,12 +42,12 @@ def last_change(path: Path) -> float:
     return max(stamps())
 
 
-def settled(deliveries: Sequence[Delivery], now: float) -> bool:
+def settled(deliveries: Sequence["Delivery"], now: float) -> bool:
     """Whether nothing of these deliveries changed lately."""
     return all(now - last_change(delivery.path) >= QUIET_SECONDS for delivery in deliveries)
 
 
-def run_key(timepoint: str, deliveries: Sequence[Delivery]) -> str:
+def run_key(timepoint: str, deliveries: Sequence["Delivery"]) -> str:
     """Names the content of the deliveries, so that each state of a visit is run once."""
     stamps = sorted(delivery.stamp for delivery in deliveries)
     return f"{timepoint}:{hashlib.sha256('|'.join(stamps).encode()).hexdigest()[:16]}"
@@ -62,6 +65,8 @@ def inbox_sensor(lake: LakeResource) -> dg.SensorResult | dg.SkipReason:
     Deliveries that tell no visit are refused by whichever run comes first; alone, they ask for a
     run of the first visit.
     """
+    from pipeline.inbox import pending_deliveries
+
     inbox = lake.settings().inbox
     if not inbox.is_dir():
         return dg.SkipReason(f"there is no inbox {inbox}; create it or set KNEELAKE_INBOX")

@@ -19,6 +19,9 @@ from imaging.errors import BadInputError, Reason
 DEFAULT_MAX_BYTES = 4 * 1024**3
 """Most an archive may hold uncompressed; a DESS and an MSME series take 0.1 GB."""
 
+TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")
+ARCHIVE_SUFFIXES = (".zip", *TAR_SUFFIXES)
+
 _DATE = re.compile(
     r"(?<!\d)(?:19|20)\d\d([-_.]?)(?:0[1-9]|1[0-2])\1(?:0[1-9]|[12]\d|3[01])(?!\d)",
 )
@@ -73,7 +76,7 @@ def delivery_files(path: Path, max_bytes: int = DEFAULT_MAX_BYTES) -> Iterator[D
         )
     elif lower.endswith(".zip"):
         yield from _zip_files(path, max_bytes)
-    elif lower.endswith((".tar", ".tar.gz", ".tgz")):
+    elif lower.endswith(TAR_SUFFIXES):
         yield from _tar_files(path, max_bytes)
     else:
         yield DeliveredFile(short_name(path), path.read_bytes())

@@ -4,11 +4,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from imaging.labels import Bone, LabelVolume, Tissue
+from imaging.labels import COMPARTMENTS, Bone, LabelVolume, Tissue
 from imaging.surface import BoneSurface
 from imaging.volume import index_to_world
-
-COMPARTMENTS = ("whole", "medial", "lateral")
 
 _SMALL_PLATEAU = 0.1
 """A second piece of tibial cartilage smaller than this share of the first is no plateau."""
@@ -41,7 +39,8 @@ def split_x_mm(labels: LabelVolume, surface: BoneSurface, bone: Bone) -> float:
 def in_compartments(x_mm: NDArray[np.float64], split_mm: float) -> dict[str, NDArray[np.bool_]]:
     """Membership of points in whole, medial and lateral by their x in the knee frame."""
     medial = x_mm > split_mm
-    return {"whole": np.ones(len(x_mm), dtype=bool), "medial": medial, "lateral": ~medial}
+    members = (np.ones(len(x_mm), dtype=bool), medial, ~medial)
+    return dict(zip(COMPARTMENTS, members, strict=True))
 
 
 def _x_mm(mask: NDArray[np.bool_], affine: NDArray[np.float64]) -> NDArray[np.float64]:

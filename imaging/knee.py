@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imaging.compartments import in_compartments, split_x_mm
+from imaging.errors import BadInputError, Reason
 from imaging.labels import BONE_TISSUE, BONES, CARTILAGE_TISSUES, Bone, LabelVolume, Tissue
 from imaging.morphometry import SkeletonThickness, skeleton_thickness, tissue_volumes_mm3
 from imaging.projection import (
@@ -144,9 +145,9 @@ class BoneMaps:
         coverage: where the bone is covered by cartilage.
         multi_hit: where the hit rule mattered.
         area_mm2: surface area each pixel stands for.
-        covered_share: covered share of the surface the map shows.
+        covered_share: covered share, by area, of the surface the map shows.
         multi_hit_share: share of pixels whose ray meets the surface more than once.
-        hidden_cartilage_share: share of the covered surface the map cannot show.
+        hidden_cartilage_share: share of the covered surface the map cannot show; NaN without any.
     """
 
     frame: SphereFrame
@@ -209,6 +210,9 @@ def knee_maps(
     Returns:
         Bones whose label is absent are left out. A left knee is mirrored into the right-knee
         frame.
+
+    Raises:
+        BadInputError: BAD_SURFACE where a bone is a few stray voxels.
     """
     parameters = parameters or MapParameters()
     watch = _Stopwatch()
@@ -279,6 +283,13 @@ def _measure_surface(
     with watch("surface"):
         bone_mask = crop_shaft(largest_component(labels.bone(bone)), labels.affine, bone)
         surface = bone_surface(bone_mask, labels.affine)
+    if len(surface.faces) == 0:
+        raise BadInputError(
+            Reason.BAD_SURFACE,
+            f"the label's {bone}",
+            f"is {int(bone_mask.sum())} voxel(s), too few for a surface",
+            "Remove the stray voxels, or complete the segmentation of this bone",
+        )
     with watch("thickness"):
         cartilage = labels.cartilage(bone)
         radius_mm = parameters.cylinder_radius_mm
@@ -391,7 +402,7 @@ def _bone_maps(
         sampling.area_mm2,
         float(sampling.area_mm2[coverage].sum() / sampling.area_mm2.sum()),
         float(sampling.multi_hit.mean()),
-        float(area[hidden].sum() / covered_area) if covered_area > 0 else 0.0,
+        float(area[hidden].sum() / covered_area) if covered_area > 0 else float("nan"),
     )
 
 

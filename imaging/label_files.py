@@ -5,6 +5,7 @@ All come out in LPS with axes (slowest, ..., fastest) of the file, nothing resam
 
 import hashlib
 from collections.abc import Mapping
+from dataclasses import replace
 from itertools import permutations, product
 from pathlib import Path
 from typing import Any
@@ -22,8 +23,20 @@ from imaging.image_files import RAS_TO_LPS, reverse_axes, write_volume
 from imaging.labels import BONE_TISSUE, LabelVolume, Scheme, Tissue
 from imaging.volume import EchoSeries, Volume, index_to_world
 
-LABEL_SUFFIXES = (".nrrd", ".nii", ".nii.gz", ".mha", ".mhd", ".dcm")
-"""Suffixes of the label files `read_labels` knows."""
+LABEL_SUFFIXES = (".nrrd", ".nhdr", ".nii", ".nii.gz", ".mha", ".mhd")
+"""Suffixes of the label files `read_labels` knows; anything else is read as DICOM-SEG."""
+
+SMALLEST_BONE_MM3 = 500.0
+"""A ball of 10 mm. The smallest bone, a patella, has over 5,000 mm3; less is stray voxels."""
+
+LARGEST_CUT_MM2 = 100.0
+"""How much of a bone may lie on a side face of the scan: a clipped epicondyle, not a cut knee."""
+
+COARSEST_PIXEL_MM = 1.5
+"""In-plane pixel above which a sheet of cartilage is hardly more than one pixel thick."""
+
+COARSEST_SLICE_MM = 3.1
+"""Slice spacing above which the thickness of a curved surface means nothing."""
 
 GRID_TOLERANCE_MM = 0.1
 """How far the corners of two grids may lie apart and still be the same grid."""
@@ -129,10 +142,10 @@ def write_labels(labels: Volume, path: Path) -> None:
 
 
 def require_bones(labels: LabelVolume, file: Path | str) -> None:
-    """Check that every bone the scheme always has is there, and that it has one at all.
+    """Check that the bones the scheme always has are there, and that none is stray voxels.
 
     Raises:
-        BadInputError: MISSING_BONE.
+        BadInputError: MISSING_BONE, also where a scheme has no bone; BAD_SURFACE.
     """
     if not labels.scheme.bones:
         raise BadInputError(
@@ -152,6 +165,61 @@ def require_bones(labels: LabelVolume, file: Path | str) -> None:
                 f"{labels.scheme.name})",
                 "Complete the segmentation, or choose the scheme that its values follow",
             )
+    voxel_mm3 = abs(float(np.linalg.det(labels.affine[:3, :3])))
+    for bone in labels.scheme.bones:
+        n_voxel = int(np.count_nonzero(labels.bone(bone)))
+        if 0 < n_voxel * voxel_mm3 < SMALLEST_BONE_MM3:
+            raise BadInputError(
+                Reason.BAD_SURFACE,
+                short_name(file),
+                f"has a {bone} of {n_voxel} voxel(s), {n_voxel * voxel_mm3:.3g} mm3, too few for "
+                "a bone",
+                "Remove the stray voxels, or complete the segmentation of this bone",
+            )
+
+
+def require_whole(labels: LabelVolume, file: Path | str) -> None:
+    """Check that the scan is wide enough: the OAI has DESS series of 29 and 56 slices, not 160.
+
+    Above and below the shafts leave every scan; to the sides and in front and behind none does.
+
+    Raises:
+        BadInputError: WRONG_MATRIX_SIZE.
+    """
+    spacing_mm = np.linalg.norm(labels.affine[:3, :3], axis=0)
+    upward = int(np.argmax(np.abs(labels.affine[2, :3]) / spacing_mm))
+    for axis in {0, 1, 2} - {upward}:
+        pixel_mm2 = float(np.prod(np.delete(spacing_mm, axis)))
+        for end in (0, -1):
+            face = replace(labels, array=labels.array.take([end], axis=axis))
+            for bone in labels.scheme.bones:
+                cut_mm2 = np.count_nonzero(face.bone(bone)) * pixel_mm2
+                if cut_mm2 > LARGEST_CUT_MM2:
+                    raise BadInputError(
+                        Reason.WRONG_MATRIX_SIZE,
+                        short_name(file),
+                        f"has a {bone} cut by the edge of its {_sizes(labels.array.shape)} voxels "
+                        f"({cut_mm2:.0f} mm2 lie on the edge), so its maps and means would be of "
+                        "a part",
+                        "Use the whole scan and its label; leave this knee out if there is none",
+                    )
+
+
+def require_fine_grid(labels: LabelVolume, file: Path | str) -> None:
+    """Check that the voxels are small enough to measure a sheet of two millimetres.
+
+    Raises:
+        BadInputError: WRONG_MATRIX_SIZE.
+    """
+    fine, middle, coarse = np.sort(np.linalg.norm(labels.affine[:3, :3], axis=0))
+    if middle > COARSEST_PIXEL_MM or coarse > COARSEST_SLICE_MM:
+        raise BadInputError(
+            Reason.WRONG_MATRIX_SIZE,
+            short_name(file),
+            f"has voxels of {fine:.2f} x {middle:.2f} x {coarse:.2f} mm, too coarse for cartilage",
+            f"Give a segmentation with pixels of at most {COARSEST_PIXEL_MM:g} mm and slices of at "
+            f"most {COARSEST_SLICE_MM:g} mm, as drawn on the structural scan",
+        )
 
 
 def require_same_grid(
@@ -205,11 +273,15 @@ def _corners_mm(shape: tuple[int, ...], affine: NDArray[np.float64]) -> NDArray[
     return index_to_world(affine, corners)
 
 
+def _sizes(shape: tuple[int, ...]) -> str:
+    return " x ".join(str(size) for size in shape)
+
+
 def _describe(array: NDArray, affine: NDArray[np.float64]) -> str:
     shape = array.shape[-3:]
     spacing_mm = np.linalg.norm(affine[:3, :3], axis=0)
     centre_mm = index_to_world(affine, (np.array(shape) - 1) / 2)
-    sizes = " x ".join(str(size) for size in shape)
+    sizes = _sizes(shape)
     spacings = " x ".join(f"{value:.4g}" for value in spacing_mm)
     centre = ", ".join(f"{value:.1f}" for value in centre_mm)
     return f"{sizes} voxels of {spacings} mm centred at ({centre}) mm LPS"
@@ -338,7 +410,7 @@ def _read_dicom_seg(
             Reason.UNREADABLE_FILE,
             short_name(path),
             f"holds {len(files)} files where a label is one",
-            f"Give one file ({', '.join(LABEL_SUFFIXES)})",
+            f"Give one file ({', '.join(LABEL_SUFFIXES)} or a DICOM-SEG)",
         )
     with quiet_pydicom():
         dataset = read_dataset(files[0], None)
@@ -347,7 +419,7 @@ def _read_dicom_seg(
                 Reason.UNREADABLE_FILE,
                 files[0].name,
                 "is DICOM but not a segmentation",
-                f"Give the label volume ({', '.join(LABEL_SUFFIXES)})",
+                f"Give the label volume ({', '.join(LABEL_SUFFIXES)} or a DICOM-SEG)",
             )
         try:
             return _segmentation(files[0], dataset, scheme, grid)

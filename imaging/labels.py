@@ -16,6 +16,8 @@ from imaging.volume import Volume
 
 Bone = Literal["femur", "tibia", "patella"]
 BONES: tuple[Bone, ...] = ("femur", "tibia", "patella")
+COMPARTMENTS = ("whole", "medial", "lateral")
+"""The parts of a bone that biomarkers are averaged over; see `imaging.compartments`."""
 
 
 class Tissue(StrEnum):

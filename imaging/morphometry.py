@@ -87,13 +87,13 @@ def skeleton_thickness(
         pixel_mm: in-plane pixel the paper's method runs on; None keeps the label's own.
 
     Returns:
-        Empty arrays where the mask is empty.
+        Empty arrays where the mask is empty, or too thin to outlast resampling.
     """
     normal = np.cross(affine[:3, 1], affine[:3, 2])
     normal /= np.linalg.norm(normal)
+    nothing = SkeletonThickness(np.empty((0, 3)), np.empty(0), np.empty(0), normal)
     if not mask.any():
-        empty = np.empty(0)
-        return SkeletonThickness(np.empty((0, 3)), empty, empty, normal)
+        return nothing
     box = bounding_box(mask)
     slices = np.pad(mask[box], ((0, 0), (4, 4), (4, 4)))
     affine = affine.copy()
@@ -106,6 +106,8 @@ def skeleton_thickness(
             if plane.any():
                 pixels, skeleton_mm, chord_mm = _slice_thickness(plane, index, pixel)
                 found.append((index_to_world(at, pixels), skeleton_mm, chord_mm))
+    if not found:
+        return nothing
     points_mm, skeleton_mm, chord_mm = (np.concatenate(parts) for parts in zip(*found, strict=True))
     return SkeletonThickness(points_mm, skeleton_mm, chord_mm, normal)
 

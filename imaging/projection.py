@@ -252,6 +252,9 @@ def _cylinder_kernel(
             upper[axis] = min(
                 shape[axis] - 1, int(np.floor((max(p0, p1) + radius_mm - low[axis]) / _CELL_MM))
             )
+        # Far from every point; past the last cell the index below would leave the array.
+        if (lower > upper).any():
+            continue
         total = np.zeros(3)
         count = np.zeros(3)
         for i in range(lower[0], upper[0] + 1):

@@ -77,7 +77,7 @@ class MapKnee:
         mirrored: a left knee mirrored into that frame.
         multi_hit_share: share of rays that meet the surface more than once.
         hidden_cartilage_share: share of cartilage the map cannot show; NaN without cartilage.
-        covered_share: share of rays that meet covered surface.
+        covered_share: covered share, by area, of the surface the map shows.
     """
 
     knee_visit: str

@@ -10,13 +10,12 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from imaging.labels import BONES, Tissue
+from imaging.labels import BONES, COMPARTMENTS, Tissue
 
 TIMEPOINTS = tuple(f"V{visit:02d}" for visit in range(12))
 UNKNOWN_TIMEPOINT = "unknown"
 SIDES = ("RIGHT", "LEFT")
 SEQUENCES = ("DESS", "MSME")
-COMPARTMENTS = ("whole", "medial", "lateral")
 ALL_TIMEPOINTS = "all"
 """Timepoint of a batch whose rows are of any visit: a release of clinical tables spans them all."""
 LEDGER_STEPS = ("segmentation", "maps")
@@ -273,7 +272,7 @@ def _text(
 _BONE = _text("bone", "The bone.", BONES)
 _SCHEME = _text("scheme", "The tissue map that gives the label values a meaning.")
 _SOURCE = _text("source", "Where the label comes from.", ("delivered",))
-_LABEL_FINGERPRINT = _text("label_fingerprint", "SHA-256 of the label volume's content.")
+_LABEL_FINGERPRINT = _text("label_fingerprint", "SHA-256 of the label file's content.")
 
 
 def _knee(nullable: bool = False, timepoints: tuple[str, ...] = TIMEPOINTS) -> tuple[Column, ...]:
@@ -504,7 +503,7 @@ _ALL = (
         (
             *_knee(),
             _text("sequence", "DESS (structure) or MSME (T2).", SEQUENCES),
-            _text("series_fingerprint", "SHA-256 of the series' pixels and geometry."),
+            _text("series_fingerprint", "SHA-256 of the files' contents, in any order."),
             _count("n_files", "Files the series was read from.", 1),
             *_grid("scan"),
             Column(
@@ -609,7 +608,13 @@ _ALL = (
                 1.0,
                 nullable=True,
             ),
-            _number("covered_share", "Share of rays that meet covered surface.", "1", 0.0, 1.0),
+            _number(
+                "covered_share",
+                "Cartilage-covered share, by area, of the surface the map shows.",
+                "1",
+                0.0,
+                1.0,
+            ),
             Column("has_t2", pa.bool_(), "Whether the three T2 maps hold values."),
             BATCH_ID,
         ),
@@ -681,7 +686,7 @@ _ALL = (
             *(
                 _number(
                     f"shift_{axis}_mm",
-                    f"Image-based shift of MSME onto DESS along {axis}.",
+                    f"Image-based shift of MSME onto DESS along {axis} of the right-knee frame.",
                     "mm",
                     -50.0,
                     50.0,

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from imaging.dicom_header import MONTH_TIMEPOINT
 from imaging.labels import Bone
 from phantom.fields import SmoothField, random_waves
 from phantom.implicit import INTERSECT, SUBTRACT, capsule, half_space, scaled
@@ -21,15 +22,9 @@ DEEP_T2_MS, SUPERFICIAL_T2_MS = 32.0, 42.0
 """Mean T2 of the deep and superficial halves of healthy cartilage."""
 
 VISIT_YEARS: Mapping[str, float] = {
-    "V00": 0.0,
-    "V01": 1.0,
-    "V02": 1.5,
-    "V03": 2.0,
-    "V04": 2.5,
-    "V05": 3.0,
-    "V06": 4.0,
-    "V08": 6.0,
-    "V10": 8.0,
+    timepoint: months / 12
+    for months, timepoint in MONTH_TIMEPOINT.items()
+    if timepoint not in {"V07", "V09", "V11"}
 }
 """Years from enrolment of each visit with MR images."""
 

@@ -179,7 +179,18 @@ class _Pool(Generic[ItemT, ResultT]):
             self._close()
 
     def _give(self, item: ItemT, attempt: int) -> None:
-        process, connection = self._idle.pop() if self._idle else self._start()
+        while self._idle:
+            process, connection = self._idle.pop()
+            try:
+                connection.send(item)
+            except OSError:
+                # Killed while it waited, for its memory perhaps: the item has not suffered.
+                connection.close()
+                process.join()
+            else:
+                self._busy.append(_Worker(process, connection, item, attempt))
+                return
+        process, connection = self._start()
         connection.send(item)
         self._busy.append(_Worker(process, connection, item, attempt))
 

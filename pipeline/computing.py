@@ -15,7 +15,13 @@ import numpy as np
 from imaging.dicom import read_series
 from imaging.errors import BadInputError, Reason
 from imaging.knee import KneeMaps, MapParameters, knee_maps
-from imaging.label_files import read_labels, require_bones, require_same_grid
+from imaging.label_files import (
+    read_labels,
+    require_bones,
+    require_fine_grid,
+    require_same_grid,
+    require_whole,
+)
 from imaging.labels import Bone, LabelVolume
 from imaging.morphometry import tissue_volumes_mm3
 from imaging.side import resolve_side
@@ -174,6 +180,8 @@ def _checked_label(task: KneeTask) -> tuple[LabelVolume, str]:
     grid = task.grid.volume() if task.grid is not None else None
     labels = read_labels(path, scheme, grid)
     require_bones(labels, path)
+    require_whole(labels, path)
+    require_fine_grid(labels, path)
     if grid is not None:
         labels = require_same_grid(labels, grid, path)
     _, evidence = resolve_side(_side(task), None, labels, path)

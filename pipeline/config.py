@@ -10,9 +10,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 from imaging.knee import MapParameters
-from lake.tables import TIMEPOINTS
-
-__all__ = ["CODE_VERSION", "TIMEPOINTS", "Settings", "Step", "config_hash", "default_workers"]
 
 Step = Literal["ingest", "clinical", "segmentation", "maps"]
 

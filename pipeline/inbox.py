@@ -16,12 +16,18 @@ from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
-from imaging.archive import DeliveredFile, delivery_files, is_clutter, short_name
+from imaging.archive import (
+    ARCHIVE_SUFFIXES,
+    DeliveredFile,
+    delivery_files,
+    is_clutter,
+    short_name,
+)
 from imaging.dicom_frames import read_header
 from imaging.dicom_header import Sequence as MrSequence
 from imaging.dicom_header import SeriesHeader
 from imaging.errors import BadInputError, Reason
-from imaging.label_files import is_segmentation
+from imaging.label_files import LABEL_SUFFIXES, is_segmentation
 from imaging.volume import Side
 from lake.tables import UNKNOWN_TIMEPOINT
 from pipeline.knee_visit import KneeVisit, of_header, of_path
@@ -29,8 +35,6 @@ from pipeline.locator import NOTHING_DECLARED, Locator, Record
 
 Kind = Literal["series", "labels", "unknown"]
 
-LABEL_SUFFIXES = (".nrrd", ".nhdr", ".nii", ".nii.gz", ".mha", ".mhd")
-ARCHIVE_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz")
 SCHEME_FILES = ("scheme.toml", "scheme.txt")
 # Pixels of a detached NRRD or MetaImage header; they belong to the header's delivery.
 _DETACHED = {".nhdr": (".raw", ".raw.gz"), ".mhd": (".raw", ".zraw")}

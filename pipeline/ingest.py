@@ -12,6 +12,7 @@ from typing import Any
 
 from imaging.archive import short_name
 from imaging.errors import BadInputError, Reason
+from imaging.labels import load_scheme
 from lake.store import Lake
 from lake.tables import TABLES
 from pipeline.cluster import Cluster, WorkerDiedError
@@ -22,7 +23,9 @@ from pipeline.locator import Locator
 from pipeline.reading import Outcome, Reading, read_delivery, refused
 
 Progress = Callable[[int, int, str], None]
+"""Told how many are done, of how many, and what was done last."""
 Row = dict[str, Any]
+Comparable = tuple[tuple[str, Any], ...]
 
 
 @dataclass(frozen=True)
@@ -87,9 +90,12 @@ def ingest(
         progress: called as each is read.
 
     Raises:
-        BadInputError: a path is not there, or the inbox cannot be written to.
+        BadInputError: a path is not there, the inbox cannot be written to, or the default tissue
+            map is none.
         LakeBusyError: another process is writing to the lake.
     """
+    # A mistyped default is the caller's, not a fault of every label.
+    load_scheme(settings.scheme)
     locator = Locator(settings.inbox)
     deliveries = discover(settings.inbox, paths)
     if declared is not None and declared != KneeVisit():
@@ -104,12 +110,8 @@ def ingest(
     skipped_keys = {key for key, outcome in outcomes.items() if outcome["status"] == "skipped"}
 
     winners, superseded = _winners(locator, outcomes)
-    current = _current(lake)
-    landed = [
-        row
-        for slot, (table, row) in sorted(winners.items())
-        if _same_slot(current[table].get(slot)) != _comparable(row)
-    ]
+    in_lake, refused_now = _current(lake)
+    landed = [row for slot, row in sorted(winners.items()) if in_lake.get(slot) != _comparable(row)]
     visits = {row["knee_visit"] for row in landed}
     refusals = [
         outcome["row"]
@@ -120,12 +122,12 @@ def ingest(
     quarantined = [
         row
         for row in refusals
-        if _comparable(row) not in current["quarantine"].values() or row["knee_visit"] in visits
+        if _comparable(row) not in refused_now or row["knee_visit"] in visits
     ]
     _commit(lake, settings, landed, quarantined)
     return IngestReport(
         landed,
-        len(outcomes) - len(skipped_keys) - len(landed) - len(quarantined),
+        len(outcomes) - len(skipped_keys) - len(landed) - len(quarantined) - len(superseded),
         quarantined,
         len(skipped) + len(skipped_keys),
         superseded,
@@ -186,7 +188,7 @@ def _slot(table: str, row: Row) -> tuple[str, str]:
 
 def _winners(
     locator: Locator, outcomes: dict[str, Outcome]
-) -> tuple[dict[tuple[str, str], tuple[str, Row]], list[Row]]:
+) -> tuple[dict[tuple[str, str], Row], list[Row]]:
     """One landed delivery per knee-visit and sequence, and those that give way to it.
 
     The same series scanned twice: the later archive id counts. Two labels: the last by name.
@@ -208,7 +210,7 @@ def _winners(
     for slot, entrants in sorted(rivals.items()):
         *others, best = sorted(entrants, key=_archive_order)
         row = entrants[best]["row"]
-        winners[slot] = (entrants[best]["table"], row)
+        winners[slot] = row
         superseded += [
             {
                 "knee_visit": row["knee_visit"],
@@ -228,7 +230,8 @@ def _archive_order(key: str) -> tuple[int, str]:
     return (int(stem) if stem.isdecimal() else -1, PurePosixPath(key).as_posix())
 
 
-def _comparable(row: Row) -> tuple[tuple[str, Any], ...]:
+def _comparable(row: Row) -> Comparable:
+    """A row without its batch, to tell whether it is in the lake already."""
     return tuple(
         (name, tuple(value) if isinstance(value, list) else value)
         for name, value in sorted(row.items())
@@ -236,19 +239,15 @@ def _comparable(row: Row) -> tuple[tuple[str, Any], ...]:
     )
 
 
-def _same_slot(row: Row | None) -> tuple[tuple[str, Any], ...] | None:
-    return None if row is None else _comparable(row)
-
-
-def _current(lake: Lake) -> dict[str, Any]:
-    """What counts in the lake now: rows of scans and labels by slot, refusals at ingest."""
-    current: dict[str, Any] = {}
-    for table in ("scans", "label_files"):
-        rows = lake.sql(f"FROM {table}").to_dicts()
-        current[table] = {_slot(table, row): row for row in rows}
-    refused_rows = lake.sql("FROM quarantine WHERE stage = 'ingest'").to_dicts()
-    current["quarantine"] = dict(enumerate(map(_comparable, refused_rows)))
-    return current
+def _current(lake: Lake) -> tuple[dict[tuple[str, str], Comparable], set[Comparable]]:
+    """What counts in the lake now: scans and labels by slot, and refusals at ingest."""
+    landed = {
+        _slot(table, row): _comparable(row)
+        for table in ("scans", "label_files")
+        for row in lake.sql(f"FROM {table}").to_dicts()
+    }
+    refusals = lake.sql("FROM quarantine WHERE stage = 'ingest'").to_dicts()
+    return landed, set(map(_comparable, refusals))
 
 
 def _commit(lake: Lake, settings: Settings, landed: list[Row], quarantined: list[Row]) -> None:

@@ -16,14 +16,14 @@ from imaging.archive import short_name
 from imaging.dicom import Series, peek_header, read_series
 from imaging.dicom_header import SeriesHeader
 from imaging.errors import BadInputError, Reason
-from imaging.label_files import file_fingerprint, read_labels
+from imaging.label_files import LABEL_SUFFIXES, file_fingerprint, read_labels
 from imaging.labels import Scheme, load_scheme
 from imaging.side import resolve_side
 from imaging.volume import EchoSeries
 from lake.errors import SchemaError
 from lake.rows import to_arrow
 from lake.tables import TABLES
-from pipeline.inbox import LABEL_SUFFIXES, Delivery, label_content, loose_beside_folders
+from pipeline.inbox import Delivery, label_content, loose_beside_folders
 from pipeline.knee_visit import KneeVisit, of_header, of_path, require_complete, resolve
 
 Row = dict[str, Any]
@@ -234,20 +234,6 @@ def _require_usable(series: Series, name: str) -> None:
             f"holds {len(times_ms)} echo(es) of each slice where T2 needs {MIN_ECHOES}",
             "Deliver the T2 series with all its echoes",
         )
-    gaps_ms = np.diff(times_ms)
-    # The lower median: with one echo of four missing, the smaller gap is the true one.
-    step_ms = float(np.sort(gaps_ms)[(len(gaps_ms) - 1) // 2])
-    for before_ms, gap_ms in zip(times_ms, gaps_ms, strict=False):
-        steps = round(gap_ms / step_ms)
-        # Uneven echoes are a protocol; a gap of whole steps is a hole.
-        if steps >= 2 and abs(gap_ms / step_ms - steps) < 0.02 * steps:
-            raise BadInputError(
-                Reason.MISSING_ECHO,
-                name,
-                f"lacks {steps - 1} echo(es) between {before_ms:g} and {before_ms + gap_ms:g} ms "
-                f"in every slice (echoes lie {step_ms:g} ms apart)",
-                "Deliver the T2 series with all its echoes",
-            )
 
 
 def _read_label(reading: Reading) -> Outcome:

@@ -15,7 +15,13 @@ from imaging.dicom import read_echoes, read_volume
 from imaging.errors import BadInputError, Reason
 from imaging.image_files import write_volume
 from imaging.knee import KneeMaps, MapParameters, knee_maps
-from imaging.label_files import read_labels, require_bones, require_same_grid
+from imaging.label_files import (
+    read_labels,
+    require_bones,
+    require_fine_grid,
+    require_same_grid,
+    require_whole,
+)
 from imaging.labels import CARTILAGE_TISSUES, Scheme, Tissue, load_scheme
 from imaging.relaxometry import (
     FitOptions,
@@ -101,7 +107,7 @@ def t2_of_series(
     start = time.perf_counter()
     fitted = fit_t2_volume(echoes, chosen, options)
     seconds = time.perf_counter() - start
-    require_fitted(fitted.fit, series)
+    require_fitted(fitted.fit, short_name(series))
     write_volume(Volume(fitted.t2_ms, fitted.affine), out)
     summary = summarize_t2(fitted.fit)
     return T2Report(
@@ -147,6 +153,8 @@ def maps_of_knee(
     scan = read_volume(structural) if structural is not None else None
     labels = read_labels(labels_file, load_scheme(scheme), scan)
     require_bones(labels, labels_file)
+    require_whole(labels, labels_file)
+    require_fine_grid(labels, labels_file)
     if scan is not None:
         labels = require_same_grid(labels, scan, labels_file)
     found, _ = resolve_side(side, None, labels, labels_file)
@@ -204,7 +212,11 @@ def maps_json(measured: KneeMaps) -> dict[str, Any]:
         "volumes_mm3": {str(tissue): volume for tissue, volume in measured.volumes_mm3.items()},
         "maps": {
             bone: {
-                "hidden_cartilage_share": maps.hidden_cartilage_share,
+                "hidden_cartilage_share": (
+                    maps.hidden_cartilage_share
+                    if np.isfinite(maps.hidden_cartilage_share)
+                    else None
+                ),
                 "multi_hit_share": maps.multi_hit_share,
                 "covered_share": maps.covered_share,
             }

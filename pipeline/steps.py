@@ -24,7 +24,7 @@ from lake.store import Lake
 from pipeline.cluster import Cluster
 from pipeline.computing import Grid, Input, KneeResult, KneeTask, check_label, compute_maps
 from pipeline.config import CODE_VERSION, Settings, config_hash
-from pipeline.inbox import located
+from pipeline.inbox import locate, located
 from pipeline.ingest import Progress, unexpected
 from pipeline.locator import Locator
 
@@ -169,19 +169,17 @@ def _task(
     Raises:
         BadInputError: MISSING_INPUT.
     """
-    locator = Locator(settings.inbox)
 
     def find(fingerprint: str | None) -> Input | None:
         if fingerprint is None or step == "segmentation":
             return None
-        return Input(locator.path(located(settings.inbox, fingerprint).key), fingerprint)
+        return Input(locate(settings.inbox, fingerprint), fingerprint)
 
     label = located(settings.inbox, row["label_fingerprint"])
-    outcome = label.outcome or {}
     return KneeTask(
         row,
-        Input(locator.path(label.key), row["label_fingerprint"]),
-        outcome["scheme_source"],
+        Input(Locator(settings.inbox).path(label.key), row["label_fingerprint"]),
+        (label.outcome or {})["scheme_source"],
         grids.get(row["dess_fingerprint"]),
         # DESS is read for the shift of MSME only.
         find(row["dess_fingerprint"]) if row.get("msme_fingerprint") else None,

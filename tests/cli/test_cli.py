@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel
@@ -12,7 +13,8 @@ from scipy.optimize import curve_fit
 
 from dagster_project.cli import BAD_INPUT, main
 from imaging.dicom import read_echoes
-from imaging.labels import BONES
+from imaging.label_files import read_labels, write_labels
+from imaging.labels import BONES, load_scheme
 from lake.maps import read_knee_zarr
 from phantom.delivery import WrittenVisit, plan_delivery, write_delivery
 
@@ -207,3 +209,49 @@ def test_a_missing_lake_is_said_not_made(
     assert main(["status", "--root", str(missing)]) == BAD_INPUT
     assert "there is no lake" in capsys.readouterr().err
     assert not missing.exists()
+
+
+def test_an_empty_inbox_is_said_not_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "inbox").mkdir()
+    where = ["--root", str(tmp_path / "lake"), "--inbox", str(tmp_path / "inbox")]
+    assert main(["materialize", *where, "--home", str(tmp_path / "home")]) == BAD_INPUT
+    assert "nothing in the inbox" in capsys.readouterr().err
+    assert not (tmp_path / "home").exists()
+
+
+def test_a_mistyped_scheme_is_the_callers_and_quarantines_nothing(
+    inbox: tuple[Path, WrittenVisit], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    places = ["--root", str(tmp_path / "lake"), "--inbox", str(tmp_path / "inbox")]
+    label = str(inbox[1].labels)
+    assert main(["ingest", label, *places, "--scheme", "nosuch"]) == BAD_INPUT
+    assert "oai-zib" in capsys.readouterr().err
+    assert main(["ingest", label, *places, "--scheme", "mskt", "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert (len(said["landed"]), said["quarantined"]) == (1, [])
+
+
+def test_paths_that_are_not_there_are_named(
+    inbox: tuple[Path, WrittenVisit], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    missing = tmp_path / "none"
+    assert main(["ingest", "--root", str(tmp_path / "lake"), "--inbox", str(missing)]) == BAD_INPUT
+    assert "there is no inbox" in capsys.readouterr().err
+    out = missing / "t2.nrrd"
+    assert main(["t2", str(inbox[1].msme), "--out", str(out)]) == BAD_INPUT
+    said = capsys.readouterr().err
+    assert "none/t2.nrrd" in said
+    assert "Check the path" in said
+
+
+def test_a_label_too_coarse_for_cartilage_is_refused(
+    inbox: tuple[Path, WrittenVisit], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    labels = read_labels(inbox[1].labels, load_scheme("mskt"))
+    affine = labels.affine.copy()
+    affine[:3, :3] *= 4
+    coarse = tmp_path / "coarse.nrrd"
+    write_labels(replace(labels, array=labels.array[::4, ::4, ::4], affine=affine), coarse)
+    out = ["--out", str(tmp_path / "knee.zarr"), "--scheme", "mskt"]
+    assert main(["maps", str(coarse), *out]) == BAD_INPUT
+    assert "too coarse" in capsys.readouterr().err

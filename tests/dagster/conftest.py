@@ -13,6 +13,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from assets.resources import ClusterResource, LakeResource
 from dagster_project.definitions import build_defs
 from lake.store import Lake
+from pipeline import figures
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,15 @@ def make_house(folder: Path, instance: dg.DagsterInstance) -> House:
         cluster=ClusterResource(engine="serial"),
     )
     return House(root, inbox, instance, defs)
+
+
+@pytest.fixture(scope="module")
+def no_figures() -> Iterator[None]:
+    """Drawing takes as long as computing a knee; only tests that look at figures need them."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("maps_figure", "bland_altman_figure"):
+            patch.setattr(figures, name, lambda *_, **__: b"not drawn")
+        yield
 
 
 @pytest.fixture

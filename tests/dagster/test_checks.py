@@ -6,6 +6,8 @@ import pytest
 from conftest import House
 from knees import deliver, deliver_truncated
 
+pytestmark = pytest.mark.usefixtures("no_figures")
+
 KNEE = "1000001_RIGHT_V00"
 
 
@@ -46,8 +48,9 @@ def good(shared_house: House) -> dict[str, pl.DataFrame]:
     deliver(shared_house.inbox, 1_000_001, "V00")
     found = evaluations(shared_house.update("V00"))
     assert {name: check.passed for name, check in found.items()} == dict.fromkeys(found, True)
-    assert {"biomarkers_in_range", "missing_maps", "orientation", "map_agreement"} <= set(found)
-    assert {"quarantine_share", "one_configuration", "registry_rules"} <= set(found)
+    assert {"biomarkers_in_range", "missing_maps", "missing_t2", "orientation"} <= set(found)
+    assert {"map_agreement", "quarantine_share", "one_configuration"} <= set(found)
+    assert "registry_rules" in found
     assert {check.partition for check in found.values()} == {"V00"}
     return maps_ledger(results(shared_house))
 
@@ -85,6 +88,29 @@ def test_a_missing_map(shared_house: House, good: dict[str, pl.DataFrame]) -> No
     assert set(failed) == {"missing_maps"}
     (row,) = offending(failed["missing_maps"])
     assert (row["knee_visit"], row["bone"]) == (KNEE, "patella")
+
+
+def test_a_t2_series_that_gave_nothing(house: House) -> None:
+    deliver(house.inbox, 1_000_001, "V00")
+    assert house.update("V00").success
+    affine = [3.5, 0, 0, 0, 0, 0, 0.3, 0, 0, -0.3, 0, 0, 0, 0, 0, 1]
+    with house.lake.batch("ingest", "V00", "1", "-") as batch:
+        batch.add(
+            "scans",
+            [
+                {
+                    **{"knee_visit": KNEE, "subject_id": 1_000_001, "side": "RIGHT"},
+                    **{"sequence": "MSME", "series_fingerprint": "f", "n_files": 189},
+                    **{f"n_{axis}": 27 for axis in ("slice", "row", "column")},
+                    **{f"{axis}_spacing_mm": 1.0 for axis in ("slice", "row", "column")},
+                    **{"affine": affine, "echo_times_ms": [10.0, 20.0, 30.0]},
+                }
+            ],
+        )
+    found = evaluations(house.update("V00"))
+    failed = {name: check for name, check in found.items() if not check.passed}
+    assert set(failed) == {"missing_t2"}
+    assert {row["bone"] for row in offending(failed["missing_t2"])} == {"femur", "tibia", "patella"}
 
 
 def test_a_knee_upside_down(shared_house: House, good: dict[str, pl.DataFrame]) -> None:

@@ -7,6 +7,8 @@ from knees import deliver
 
 from dagster_project import sensors
 
+pytestmark = pytest.mark.usefixtures("no_figures")
+
 
 def tick(house: House) -> dg.SensorResult | dg.SkipReason:
     lake = house.defs.resources["lake"]

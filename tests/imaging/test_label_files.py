@@ -14,6 +14,7 @@ from imaging.label_files import (
     read_labels,
     require_bones,
     require_same_grid,
+    require_whole,
     write_labels,
 )
 from imaging.labels import LabelVolume, Scheme, Tissue, load_scheme
@@ -371,8 +372,32 @@ def test_missing_bone():
 
 def test_bones_the_scheme_lacks_are_simply_absent():
     array = np.array([[[0, 1, 2, 3, 4]]], np.uint8)
+    centimetres = np.diag([10.0, 10.0, 10.0, 1.0])
     for name in ("oai-zib", "ski10"):
-        require_bones(LabelVolume(array, np.eye(4), load_scheme(name)), "x")
+        require_bones(LabelVolume(array, centimetres, load_scheme(name)), "x")
+
+
+def test_a_bone_of_stray_voxels_is_refused_by_file():
+    array = np.zeros((30, 30, 30), np.uint8)
+    array[5:15, 5:15, 5:15], array[5:15, 20:, 5:15], array[0, 0, :4] = 1, 3, 5
+    with pytest.raises(BadInputError, match="patella of 4 voxel") as caught:
+        require_bones(LabelVolume(array, np.eye(4), load_scheme("ski10")), "x/label.nrrd")
+    assert caught.value.reason is Reason.BAD_SURFACE
+    assert caught.value.file == "x/label.nrrd"
+
+
+def test_a_knee_cut_by_the_sides_of_the_scan_is_refused():
+    """Shafts may leave the scan above and below; half a knee on few slices is no knee."""
+    array = np.zeros((60, 80, 80), np.uint8)
+    array[5:55, :40, 5:75], array[5:55, 45:, 5:75] = 1, 3
+    sagittal = np.zeros((4, 4))
+    sagittal[0, 0], sagittal[2, 1], sagittal[1, 2], sagittal[3, 3] = 1.4, -1.0, 1.0, 1.0
+    whole = LabelVolume(array, sagittal, load_scheme("oai-zib"))
+    require_whole(whole, "x")
+    for few in (array[20:49], array[:, :, 20:]):
+        with pytest.raises(BadInputError, match="femur cut by the edge") as caught:
+            require_whole(LabelVolume(few, sagittal, whole.scheme), "x/label.nrrd")
+        assert caught.value.reason is Reason.WRONG_MATRIX_SIZE
 
 
 # Grids

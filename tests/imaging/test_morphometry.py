@@ -29,6 +29,14 @@ def test_slab_reads_as_the_method_is_known_to_and_the_subvoxel_chord_is_unbiased
     assert np.median(found.chord_mm[middle]) / PAPER_PIXEL_MM == pytest.approx(n, abs=0.1)
 
 
+def test_cartilage_that_resampling_leaves_nothing_of_has_no_thickness() -> None:
+    mask = np.zeros((5, 20, 20), dtype=bool)
+    mask[2, 10, 10] = True
+    found = skeleton_thickness(mask, np.diag([0.7, 0.2, 0.2, 1.0]))
+    assert found.points_mm.shape == (0, 3)
+    assert found.skeleton_mm.size == found.chord_mm.size == 0
+
+
 def test_planted_thickness_of_the_two_unbiased_methods_and_the_bias_of_the_papers() -> None:
     labels = shell_labels(lowest_y=0.2)
     surface = bone_surface(labels.bone("femur"), labels.affine)

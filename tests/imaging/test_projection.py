@@ -1,9 +1,11 @@
 """Cylinders along the normal, on a ball whose layers are known."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from imaging.projection import cross_cartilage, cylinder_means
+from imaging.projection import NormalCrossing, cross_cartilage, cylinder_means
 from imaging.surface import bone_surface
 from imaging.volume import index_to_world
 from tests.imaging.shells import shell_labels, true_thickness_mm
@@ -73,3 +75,17 @@ def test_no_cartilage_covers_nothing() -> None:
     assert not crossing.covered.any()
     means = cylinder_means(SURFACE, crossing, np.empty((0, 3)), np.empty(0))
     assert np.isnan(means.mean).all()
+
+
+def test_a_vertex_far_from_every_point_has_no_value() -> None:
+    """As where the T2 series covers a part of the knee; beyond the last cell of the points."""
+    points = np.random.default_rng(0).uniform(0.0, 10.0, (2000, 3))
+    above, inside, below = (8.6, 8.6, 40.0), (5.0, 5.0, 5.0), (5.0, 5.0, -30.0)
+    surface = replace(
+        SURFACE,
+        vertices_mm=np.array([above, inside, below, (8.6, 8.6, 5e5)]),
+        normals=np.array([[0.0, 0.0, 1.0]] * 4),
+    )
+    crossing = NormalCrossing(np.ones(4, dtype=bool), np.zeros(4), np.full(4, 2.0))
+    mean = cylinder_means(surface, crossing, points, np.full(2000, 7.0)).mean
+    np.testing.assert_array_equal(mean, [np.nan, 7.0, np.nan, np.nan])

@@ -5,8 +5,10 @@ import pytest
 from lake_samples import biomarker, key, label, ledger
 
 import sql
+from imaging.dicom_header import MONTH_TIMEPOINT
+from imaging.labels import COMPARTMENTS
 from lake.store import Lake
-from lake.tables import BIOMARKER_UNITS, COMPARTMENTS, TIMEPOINTS
+from lake.tables import BIOMARKER_UNITS, TIMEPOINTS
 
 BONES = ("femur", "tibia", "patella")
 
@@ -38,6 +40,11 @@ def test_every_file_runs_on_an_empty_lake_and_says_what_it_is(lake: Lake, name: 
     assert file.assumptions
     found = lake.query(name, dict.fromkeys(file.parameters) or None)
     assert found.height == ROWS_WITHOUT_DATA.get(name, 0)
+
+
+def test_visits_have_the_months_that_dicom_headers_are_read_by(lake: Lake) -> None:
+    visits = lake.query("lake/timepoints")
+    assert dict(zip(visits["months"], visits["timepoint"], strict=True)) == MONTH_TIMEPOINT
 
 
 def test_views_come_after_what_they_read() -> None:

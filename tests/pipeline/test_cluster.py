@@ -1,5 +1,6 @@
 """Workers that fail, and workers that die."""
 
+import multiprocessing
 import operator
 import os
 import signal
@@ -71,8 +72,6 @@ def test_a_caller_who_stops_early_leaves_no_process() -> None:
     answers = Cluster("processes", 1).map(operator.neg, iter(range(100)))
     assert next(answers) == (0, 0)
     answers.close()  # type: ignore[attr-defined]
-    import multiprocessing
-
     assert multiprocessing.active_children() == []
 
 
@@ -87,6 +86,17 @@ def test_items_are_drawn_as_workers_become_free() -> None:
     for done, _ in enumerate(Cluster("processes", 2).map(operator.neg, items())):
         assert len(drawn) - done <= 2
     assert len(drawn) == 6
+
+
+def test_a_worker_killed_while_idle_costs_nothing() -> None:
+    def items():  # type: ignore[no-untyped-def]
+        yield 1
+        for child in multiprocessing.active_children():
+            child.kill()
+            child.join()
+        yield 2
+
+    assert dict(Cluster("processes", 1).map(operator.neg, items())) == {1: -1, 2: -2}
 
 
 def test_a_killed_worker_is_told_by_its_signal() -> None:

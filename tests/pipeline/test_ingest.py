@@ -282,7 +282,9 @@ def test_of_two_scans_of_one_knee_the_later_archive_id_counts(
     [current] = lake.sql("SELECT series_fingerprint FROM scans")["series_fingerprint"].to_list()
     assert locate(settings.inbox, current).name == "10000100"
     assert len(fingerprints) == (1 if later_comes_first else 2)
-    assert ingest(lake, settings).landed == []
+    again = ingest(lake, settings)
+    assert again.landed == []
+    assert (again.unchanged, len(again.superseded)) == (1, 1)
 
 
 def test_a_path_and_a_header_that_disagree_are_refused(lake: Lake, settings: Settings) -> None:
