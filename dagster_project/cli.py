@@ -109,13 +109,14 @@ def _add_lake_commands(commands: Any) -> None:
     sql.add_argument("query")
     sql.add_argument("--format", choices=("table", "csv", "json", "parquet"), default="table")
     sql.add_argument("--out", type=Path, help="write here instead of printing")
-    sql.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="NAME=VALUE",
-        help="another choice than the default of `cohort_parameters`; may be repeated",
+    _add_choices(sql)
+
+    cohort = _command(
+        commands, "cohort", _cohort, "Who is in the study: inclusion flow, splits and Table 4."
     )
+    cohort.add_argument("--out", type=Path, help="write the flowchart and Table 4 into this folder")
+    _add_choices(cohort)
+    _add_json(cohort)
 
     view = _command(commands, "view", _view, "Maps and surfaces of one knee as a figure.")
     view.add_argument("knee", help="a knee-visit of the lake, or a .zarr file of `kneelake maps`")
@@ -162,6 +163,22 @@ def _add_demo(commands: Any) -> None:
     demo.add_argument("--timepoint", action="append", help="default: V00 and V03")
     demo.add_argument("--seed", type=int, default=2021)
     demo.add_argument("--workers", type=int, help="processes at most")
+
+
+def _add_choices(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="another choice than the default of `cohort_parameters`; may be repeated",
+    )
+
+
+def _choices(parsed: argparse.Namespace) -> dict[str, str]:
+    if wrong := [choice for choice in parsed.set if "=" not in choice]:
+        raise ValueError(f"--set {wrong[0]}: write NAME=VALUE")
+    return dict(choice.split("=", 1) for choice in parsed.set)
 
 
 def _add_json(parser: argparse.ArgumentParser) -> None:
@@ -446,11 +463,8 @@ def _sql(parsed: argparse.Namespace) -> int:
     import duckdb
 
     lake = _existing_lake(_settings(parsed))
-    if wrong := [choice for choice in parsed.set if "=" not in choice]:
-        raise ValueError(f"--set {wrong[0]}: write NAME=VALUE")
-    chosen = dict(choice.split("=", 1) for choice in parsed.set)
     try:
-        rows = lake.sql(parsed.query, settings=chosen)
+        rows = lake.sql(parsed.query, settings=_choices(parsed))
     except duckdb.Error as error:
         raise ValueError(str(error)) from error
     if parsed.format == "parquet":
@@ -470,6 +484,31 @@ def _sql(parsed: argparse.Namespace) -> int:
         parsed.out.write_text(text, encoding="utf-8")
     else:
         print(text.rstrip("\n"))
+    return 0
+
+
+def _cohort(parsed: argparse.Namespace) -> int:
+    from pipeline.cohort_figures import write_cohort_figures
+
+    lake = _existing_lake(_settings(parsed))
+    chosen = _choices(parsed)
+    flow = lake.sql("FROM cohort_flow", settings=chosen)
+    balance = lake.sql("FROM split_balance", settings=chosen)
+    files = write_cohort_figures(lake, parsed.out, chosen) if parsed.out is not None else []
+    if parsed.json:
+        _print_json(
+            {
+                "flow": flow.to_dicts(),
+                "split_balance": balance.to_dicts(),
+                "files": [str(file) for file in files],
+            }
+        )
+        return 0
+    _print_table(flow)
+    print("")
+    _print_table(balance)
+    for file in files:
+        print(f"wrote {file}")
     return 0
 
 
