@@ -60,7 +60,10 @@ def run_demo(
         The exit code.
     """
     from dagster_project.launch import materialize
+    from phantom.clinical_writer import write_clinical_release
+    from phantom.cohort import simulate_cohort
     from phantom.delivery import plan_delivery, write_delivery
+    from pipeline.cohort_figures import write_cohort_figures
     from pipeline.figures import bland_altman_figure, knee_figure, trajectory_figure
 
     start = time.perf_counter()
@@ -81,7 +84,13 @@ def run_demo(
         progress(written, len(plans), "phantom knee-visits simulated")
 
     write_delivery(settings.inbox, plans, workers=settings.workers, progress=one_more)
-    say(f"simulated {len(plans)} knee-visits as DICOM and labels in {settings.inbox}")
+    write_clinical_release(
+        settings.inbox / "clinical", simulate_cohort(n_subjects, seed=seed), "ascii"
+    )
+    say(
+        f"simulated {len(plans)} knee-visits as DICOM and labels, and the clinical tables of "
+        f"{n_subjects} people, in {settings.inbox}"
+    )
 
     materialize(
         settings,
@@ -106,6 +115,7 @@ def run_demo(
     }
     for name, content in pictures.items():
         (figures / name).write_bytes(content)
+    cohort_files = write_cohort_figures(lake, figures)
     visits = sorted(timepoints)
     summary = lake.sql(SUMMARY, {"first": visits[0], "last": visits[-1]})
     summary.write_csv(folder / "biomarkers_summary.csv")
@@ -114,8 +124,8 @@ def run_demo(
     say("")
     say(f"{len(knees)} knee-visits mapped in {time.perf_counter() - start:.0f} s")
     say(f"table    {folder / 'biomarkers_summary.csv'}")
-    for name in pictures:
-        say(f"figure   {figures / name}")
+    for path in [*(figures / name for name in pictures), *cohort_files]:
+        say(f"figure   {path}")
     say(
         f"UI       {_this_command()} ui --root {settings.lake_root} --inbox {settings.inbox} "
         f"--home {folder / 'dagster_home'}"
