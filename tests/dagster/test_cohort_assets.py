@@ -57,7 +57,14 @@ def test_everything_is_materialised(result: dg.ExecuteInProcessResult) -> None:
     assert result.success
     made = {event.asset_key.to_user_string() for event in result.get_asset_materialization_events()}
     files = {file.name for file in sql.views(("cohort",))}
-    assert made == files | set(CLINICAL_TABLES)
+    assert made == files | set(CLINICAL_TABLES) | {"cohort_figures"}
+    figures = next(
+        event.materialization.metadata
+        for event in result.get_asset_materialization_events()
+        if event.asset_key == dg.AssetKey("cohort_figures")
+    )
+    assert str(figures["flowchart"].value).startswith("![Inclusion flowchart](data:image/png")
+    assert "|" in figures["table_4"].value
 
 
 def test_lineage_units_and_counts_are_shown(result, root: Path) -> None:
