@@ -46,6 +46,31 @@ def offending_rows(lake: Lake, file: sql.SqlFile, timepoint: str) -> pl.DataFram
     return found.filter(pl.col("timepoint") == timepoint) if "timepoint" in found.columns else found
 
 
+def rows_result(found: pl.DataFrame, severity: dg.AssetCheckSeverity) -> dg.AssetCheckResult:
+    """The outcome of a query that returns what offends."""
+    return dg.AssetCheckResult(
+        passed=found.is_empty(),
+        severity=severity,
+        metadata={
+            "n_offending": len(found),
+            **({} if found.is_empty() else {"offending_rows": preview(found, 20)}),
+        },
+    )
+
+
+def rules_result(results: pl.DataFrame) -> dg.AssetCheckResult:
+    """The outcome of the registry's rules, from `Lake.check`."""
+    failed = results.filter(pl.col("n_failed") > 0)
+    return dg.AssetCheckResult(
+        passed=failed.is_empty(),
+        metadata={
+            "n_rules": len(results),
+            "n_rules_broken": len(failed),
+            **({} if failed.is_empty() else {"broken_rules": preview(failed, 20)}),
+        },
+    )
+
+
 def sql_check(file: sql.SqlFile) -> dg.AssetChecksDefinition:
     """The check of one SQL file: passes when it returns no row for the visit."""
     severity = (
@@ -61,14 +86,7 @@ def sql_check(file: sql.SqlFile) -> dg.AssetChecksDefinition:
     )
     def evaluate(context: dg.AssetCheckExecutionContext, lake: LakeResource) -> dg.AssetCheckResult:
         found = offending_rows(lake.snapshot(), file, context.partition_key)
-        return dg.AssetCheckResult(
-            passed=found.is_empty(),
-            severity=severity,
-            metadata={
-                "n_offending": len(found),
-                **({} if found.is_empty() else {"offending_rows": preview(found, 20)}),
-            },
-        )
+        return rows_result(found, severity)
 
     return evaluate
 
@@ -97,15 +115,7 @@ def rules_check(asset: str) -> dg.AssetChecksDefinition:
                 for table in tables
             ]
         )
-        failed = results.filter(pl.col("n_failed") > 0)
-        return dg.AssetCheckResult(
-            passed=failed.is_empty(),
-            metadata={
-                "n_rules": len(results),
-                "n_rules_broken": len(failed),
-                **({} if failed.is_empty() else {"broken_rules": preview(failed, 20)}),
-            },
-        )
+        return rules_result(results)
 
     return evaluate
 

@@ -7,14 +7,14 @@ Not partitioned, like their assets.
 """
 
 import dagster as dg
-import polars as pl
 
 import sql
 from assets.clinical import CLINICAL_TABLES
 from assets.imaging import TABLE_ASSETS
-from assets.metadata import preview, select
+from assets.metadata import select
 from assets.resources import LakeResource
 from assets.sql_sources import relations_read
+from dagster_project.checks import rows_result, rules_result
 
 GROUP = "cohort_checks"
 WARNINGS_ONLY = frozenset({"split_independence"})
@@ -49,14 +49,7 @@ def cohort_check(file: sql.SqlFile) -> dg.AssetChecksDefinition:
     def evaluate(lake: LakeResource) -> dg.AssetCheckResult:
         with lake.snapshot().connect() as connection:
             found = select(connection, file.text)
-        return dg.AssetCheckResult(
-            passed=found.is_empty(),
-            severity=severity,
-            metadata={
-                "n_offending": len(found),
-                **({} if found.is_empty() else {"offending_rows": preview(found, 20)}),
-            },
-        )
+        return rows_result(found, severity)
 
     return evaluate
 
@@ -70,16 +63,7 @@ def rules_check(table: str) -> dg.AssetChecksDefinition:
         description=f"Nulls, allowed values and ranges of the registry: {table}.",
     )
     def evaluate(lake: LakeResource) -> dg.AssetCheckResult:
-        results = lake.snapshot().check(table)
-        failed = results.filter(pl.col("n_failed") > 0)
-        return dg.AssetCheckResult(
-            passed=failed.is_empty(),
-            metadata={
-                "n_rules": len(results),
-                "n_rules_broken": len(failed),
-                **({} if failed.is_empty() else {"broken_rules": preview(failed, 20)}),
-            },
-        )
+        return rules_result(lake.snapshot().check(table))
 
     return evaluate
 
