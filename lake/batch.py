@@ -33,6 +33,7 @@ from lake.tables import (
     STEPS,
     TABLES,
     TIMEPOINTS,
+    UNBOUND_STEPS,
     UNKNOWN_TIMEPOINT,
     Table,
 )
@@ -150,8 +151,8 @@ class Batch:
     ) -> None:
         if step not in STEPS:
             raise LakeError(f"{step} is not a step; use one of {', '.join(STEPS)}")
-        # A release of clinical tables lands whole, and spans visits.
-        others = (ALL_TIMEPOINTS,) if step == "clinical" else (UNKNOWN_TIMEPOINT,)
+        # A release of clinical tables lands whole, and spans visits; so does an analysis.
+        others = (ALL_TIMEPOINTS,) if step in UNBOUND_STEPS else (UNKNOWN_TIMEPOINT,)
         if timepoint not in (*TIMEPOINTS, *others):
             raise LakeError(
                 f"{timepoint} is not a timepoint of {step}; use V00 to V11 or '{others[0]}'"

@@ -101,9 +101,9 @@ class Lake:
         Compute first, then open the batch: it holds the writer's lock until it ends.
 
         Args:
-            step: 'ingest', 'clinical', 'segmentation' or 'maps'.
+            step: 'ingest', 'clinical', 'published', 'statistics', 'segmentation' or 'maps'.
             timepoint: of all its rows; 'unknown' for refused inputs that do not tell; 'all' for
-                a release of clinical tables, whose rows are of any visit.
+                clinical tables, published tables and statistics, whose rows are of any visit.
             code_version: version of the code that computed them.
             config_hash: hash of the parameters they were computed with.
             wait_s: how long to wait for another writer, s.

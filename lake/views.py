@@ -2,7 +2,8 @@
 
 `<table>_history` holds every committed row with its batch_number; `<table>` only what counts now:
 of a result the rows of the newest batch for its knee-visit, and none where that batch refused the
-input. What counts is itself SQL: `sql/lake/current_results.sql`, `sql/lake/quarantine.sql`.
+input; of an analysis the rows of its newest run. What counts is itself SQL:
+`sql/lake/current_results.sql`, `sql/lake/quarantine.sql`.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,9 +17,12 @@ import sql
 from lake.delta import live_files
 from lake.errors import LakeError
 from lake.files import fsync_directory, fsync_file
+from lake.statistics_tables import ANALYSES
 from lake.tables import TABLES, Table
 
-VIEW_GROUPS = ("lake", "biomarkers", "cohort")
+VIEW_GROUPS = ("lake", "biomarkers", "cohort", "association")
+_ON_DEMAND = ("cohort", "association")
+"""Groups whose views are left out where a query does not need them."""
 
 
 def _quote(text: str) -> str:
@@ -89,11 +93,19 @@ def _result(table: Table, columns: str) -> str:
     )
 
 
+def _of_analysis(table: Table, columns: str) -> str:
+    newest = _newest(TABLES[ANALYSES], "analysis, batch_id")
+    return (
+        f"SELECT {columns} FROM {table.name}_history SEMI JOIN ({newest}) "  # noqa: S608 - registry names
+        "USING (analysis, batch_id)"
+    )
+
+
 def view_statements(root: Path, query: str | None = None) -> Iterator[str]:
     """The statements that make every view, in order.
 
-    With a query, views of the cohort it does not need are left out: DuckDB checks a view when it is
-    made, and these read each other eight deep, so all of them take a second.
+    With a query, views of cohort and association it does not need are left out: DuckDB checks a
+    view when it is made, and these read each other eight deep, so all of them take a second.
 
     `batches` is looked at first: what it lists is complete in every table looked at later.
     """
@@ -113,15 +125,19 @@ def view_statements(root: Path, query: str | None = None) -> Iterator[str]:
         yield file.text
     files = {file.name: file for file in sql.views(VIEW_GROUPS)}
     if query is not None:
-        wanted = sql.needed_by(query, ("cohort",))
+        wanted = sql.needed_by(query, _ON_DEMAND)
         files = {
-            name: file for name, file in files.items() if file.group != "cohort" or name in wanted
+            name: file
+            for name, file in files.items()
+            if file.group not in _ON_DEMAND or name in wanted
         }
     yield f"CREATE VIEW current_results AS {files.pop('current_results').text}"
     for table in TABLES.values():
         columns = ", ".join(table.column_names)
-        if table.step in ("ingest", "clinical"):
+        if table.step in ("ingest", "clinical", "published"):
             yield f"CREATE VIEW {table.name} AS {_newest(table, columns)}"
+        elif table.step == "statistics":
+            yield f"CREATE VIEW {table.name} AS {_of_analysis(table, columns)}"
         elif table.step:
             yield f"CREATE VIEW {table.name} AS {_result(table, columns)}"
     for file in files.values():

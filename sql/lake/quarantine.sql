@@ -1,8 +1,8 @@
 -- Inputs that are refused now, each with its reason and what to do.
 -- A refusal by segmentation or maps counts while its batch is the newest that tried the knee-visit.
 -- A refusal at ingest counts until something lands for its knee-visit in a later batch; a file that
--- tells no knee-visit stays, its newest refusal only. A refused clinical table counts until a file
--- of its name lands in a later batch. All refusals ever: quarantine_history.
+-- tells no knee-visit stays, its newest refusal only. A refused clinical table, or published table,
+-- counts until a file of its name lands in a later batch. All refusals ever: quarantine_history.
 -- grain: one row per refused file and step.
 -- assumes: a later delivery for the same knee-visit answers an earlier refusal.
 WITH landed AS (
@@ -24,6 +24,12 @@ of_clinical_tables AS (
     SELECT *
     FROM quarantine_history
     WHERE stage = 'clinical'
+    QUALIFY rank() OVER (PARTITION BY file ORDER BY batch_number DESC) = 1
+),
+of_published_tables AS (
+    SELECT *
+    FROM quarantine_history
+    WHERE stage = 'published'
     QUALIFY rank() OVER (PARTITION BY file ORDER BY batch_number DESC) = 1
 ),
 refused AS (
@@ -49,5 +55,11 @@ refused AS (
             OR parse_filename(landed_table.file) NOT ILIKE 'contents%'
         )
         AND landed_table.batch_number > of_clinical_tables.batch_number
+    UNION ALL BY NAME
+    SELECT of_published_tables.*
+    FROM of_published_tables
+    ANTI JOIN published_cases_history AS landed_table
+        ON parse_filename(landed_table.file) = parse_filename(of_published_tables.file)
+        AND landed_table.batch_number > of_published_tables.batch_number
 )
 SELECT * EXCLUDE (batch_number) FROM refused
