@@ -11,11 +11,13 @@ from typing import Any, Literal
 
 from imaging.knee import MapParameters
 
-Step = Literal["ingest", "clinical", "segmentation", "maps"]
+Step = Literal["ingest", "clinical", "published", "statistics", "segmentation", "maps"]
 
 CODE_VERSION: Mapping[Step, str] = {
     "ingest": "1",
     "clinical": "1",
+    "published": "1",
+    "statistics": "1",
     "segmentation": "1",
     "maps": "1",
 }
