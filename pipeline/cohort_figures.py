@@ -3,16 +3,15 @@
 Here: laying out numbers that `sql/cohort` computed. Not here: computing any of them.
 """
 
-import csv
-import html
 import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import polars as pl
 
 from lake.store import Lake
+from pipeline.manuscript import number_text, p_text, table_files, write_files
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -38,7 +37,6 @@ HEADINGS = (
 )
 """The columns of the paper's Table 4."""
 
-_SIGNIFICANT = 0.05
 _BOX = {"boxstyle": "round,pad=0.5", "facecolor": "white", "edgecolor": "0.2"}
 _SIDE_BOX = {"boxstyle": "round,pad=0.5", "facecolor": "0.95", "edgecolor": "0.5"}
 
@@ -127,15 +125,15 @@ def table_4(balance: pl.DataFrame) -> pl.DataFrame:
         values = [
             name,
             *(_split_text(found.get(split)) for split in SPLIT_NAMES),
-            _number(every["case_share"], 3),
-            _number(every["timepoints_per_patient"], 2),
+            number_text(every["case_share"], 3),
+            number_text(every["timepoints_per_patient"], 2),
             every["timepoint_distribution"] or "-",
             _mean_sd(every["age_mean"], every["age_sd"]),
             _mean_sd(every["kl_mean"], every["kl_sd"]),
             f"{every['n_male']:,}/{every['n_female']:,}",
             _mean_sd(every["womac_pain_mean"], every["womac_pain_sd"]),
-            _p_value(every["sex_p"]),
-            _p_value(every["age_bmi_wilks_p"]),
+            p_text(every["sex_p"]),
+            p_text(every["age_bmi_wilks_p"]),
         ]
         rows.append(dict(zip(HEADINGS, values, strict=True)))
     return pl.DataFrame(rows, schema=dict.fromkeys(HEADINGS, pl.String))
@@ -145,62 +143,8 @@ def _split_text(row: Mapping[str, Any] | None) -> str:
     return "-" if row is None else f"{row['n_knee_visits']:,} ({row['n_cases']:,})"
 
 
-def _number(value: float | None, digits: int) -> str:
-    return "-" if value is None else f"{value:.{digits}f}"
-
-
 def _mean_sd(mean: float | None, sd: float | None) -> str:
-    return f"{_number(mean, 1)} ± {_number(sd, 2)}"
-
-
-def _p_value(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3g}"
-
-
-def _is_significant(heading: str, text: str) -> bool:
-    return heading.endswith(", p") and text != "-" and float(text) < _SIGNIFICANT
-
-
-def _cells(table: pl.DataFrame, mark: str) -> Iterator[list[str]]:
-    """The rows, significant p-values in bold as in the paper."""
-    for row in table.to_dicts():
-        yield [
-            mark.format(text) if _is_significant(heading, text) else text
-            for heading, text in row.items()
-        ]
-
-
-def table_markdown(table: pl.DataFrame) -> str:
-    """A table as Markdown."""
-    lines: list[Sequence[str]] = [table.columns, ["---"] * len(table.columns)]
-    lines += _cells(table, "**{}**")
-    return "".join("| " + " | ".join(line) + " |\n" for line in lines)
-
-
-def table_html(table: pl.DataFrame) -> str:
-    """A table as an HTML page of its own."""
-    head = "".join(f"<th>{html.escape(name)}</th>" for name in table.columns)
-    escaped = table.with_columns(pl.all().map_elements(html.escape, return_dtype=pl.String))
-    body = "".join(
-        "<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>\n"
-        for row in _cells(escaped, "<strong>{}</strong>")
-    )
-    return (
-        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>Table 4</title>\n'
-        "<style>table{border-collapse:collapse;font:14px sans-serif}"
-        "th,td{border:1px solid #999;padding:4px 8px;text-align:left}</style></head><body>\n"
-        f"<table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}</tbody>\n</table>\n"
-        "</body></html>\n"
-    )
-
-
-def table_csv(table: pl.DataFrame) -> str:
-    """A table as CSV."""
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(table.columns)
-    writer.writerows(table.rows())
-    return buffer.getvalue()
+    return f"{number_text(mean, 1)} ± {number_text(sd, 2)}"
 
 
 def write_cohort_figures(
@@ -221,15 +165,9 @@ def write_cohort_figures(
             pl.DataFrame(connection.sql(f"FROM {name}").to_arrow_table())
             for name in ("cohort_flow", "pain_exclusions", "split_balance")
         )
-    table = table_4(balance)
     contents = {
         "cohort_flow.png": flowchart(flow, reasons, "png"),
         "cohort_flow.svg": flowchart(flow, reasons, "svg"),
-        "table_4.html": table_html(table).encode(),
-        "table_4.md": table_markdown(table).encode(),
-        "table_4.csv": table_csv(table).encode(),
+        **table_files("table_4", table_4(balance), "Table 4"),
     }
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, content in contents.items():
-        (folder / name).write_bytes(content)
-    return [folder / name for name in contents]
+    return write_files(folder, contents)

@@ -13,10 +13,8 @@ from pipeline.cohort_figures import (
     HEADINGS,
     flowchart,
     table_4,
-    table_csv,
-    table_html,
-    table_markdown,
 )
+from pipeline.manuscript import table_csv, table_html, table_markdown
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +72,7 @@ def test_table_4_says_the_same_in_every_form(tables) -> None:
     assert tuple(table.columns) == HEADINGS
     plain = [*table.columns, *(cell for row in table.rows() for cell in row)]
     parser = Cells()
-    parser.feed(table_html(table))
+    parser.feed(table_html(table, "Table 4"))
     assert parser.cells == plain
     assert [cell for row in csv.reader(io.StringIO(table_csv(table))) for cell in row] == plain
     lines = [line for line in table_markdown(table).splitlines() if not line.startswith("| ---")]
@@ -95,5 +93,5 @@ def test_significant_p_values_are_bold() -> None:
     values |= {"χ² test (sex), p": "0.049", "MANOVA (age, BMI), Wilks, p": "0.05"}
     table = pl.DataFrame([values])
     assert table_markdown(table).count("**") == 2
-    assert "<strong>0.049</strong>" in table_html(table)
+    assert "<strong>0.049</strong>" in table_html(table, "Table 4")
     assert "**" not in table_markdown(pl.DataFrame([values | {"χ² test (sex), p": "-"}]))
