@@ -59,8 +59,9 @@ TABLE_ASSETS = {
     "radiographs": "radiographs",
     "scans_listed": "scans_listed",
     "outcomes": "outcomes",
+    "published_cases": "published_cases",
 }
-"""Which asset writes each table of the lake."""
+"""Which asset writes each table of the lake; tables of results are written by every analysis."""
 
 
 class MapConfig(dg.Config):

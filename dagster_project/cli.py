@@ -5,26 +5,31 @@ Not here: work. Every command calls one function of `pipeline`, `lake` or `launc
 """
 
 import argparse
-import json
 import logging
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    import polars as pl
+from dagster_project.terminal import (
+    Command,
+    add_command,
+    add_json,
+    existing_lake,
+    print_json,
+    print_table,
+    settings_of,
+)
 
+if TYPE_CHECKING:
     from imaging.knee import MapParameters
     from imaging.relaxometry import FitOptions
-    from lake.store import Lake
     from pipeline.clinical import ClinicalReport
     from pipeline.config import Settings
     from pipeline.ingest import IngestReport
+    from pipeline.published import PublishedReport
 
 BAD_INPUT, OUR_FAILURE = 2, 1
-
-Command = Callable[[argparse.Namespace], int]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -68,30 +73,16 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _command(
-    commands: Any, name: str, function: Command, help_text: str, *, lake: bool = True
-) -> argparse.ArgumentParser:
-    parser: argparse.ArgumentParser = commands.add_parser(
-        name, help=help_text, description=help_text
-    )
-    parser.set_defaults(command=function)
-    if lake:
-        parser.add_argument("--root", type=Path, help="the lake (default: KNEELAKE_ROOT)")
-        parser.add_argument("--inbox", type=Path, help="the inbox (default: KNEELAKE_INBOX)")
-        parser.add_argument("--workers", type=int, help="processes at most")
-    return parser
-
-
 def _add_lake_commands(commands: Any) -> None:
-    ingest = _command(commands, "ingest", _ingest, "Land deliveries, or quarantine them.")
+    ingest = add_command(commands, "ingest", _ingest, "Land deliveries, or quarantine them.")
     ingest.add_argument("paths", nargs="*", type=Path, help="folders or files; none: the inbox")
     ingest.add_argument("--scheme", help="tissue map of labels that do not name theirs")
     ingest.add_argument("--subject", type=int, help="whose they are, over paths and headers")
     ingest.add_argument("--side", type=_side, help="right or left")
     ingest.add_argument("--timepoint", help="V00 to V11")
-    _add_json(ingest)
+    add_json(ingest)
 
-    materialize = _command(
+    materialize = add_command(
         commands, "materialize", _materialize, "Materialise what is pending, as the UI does."
     )
     materialize.add_argument("selection", nargs="*", help="assets or groups; none: all")
@@ -99,44 +90,44 @@ def _add_lake_commands(commands: Any) -> None:
     materialize.add_argument("--scheme", help="tissue map of labels that do not name theirs")
     _add_home(materialize)
     _add_measuring(materialize)
-    _add_json(materialize)
+    add_json(materialize)
 
-    status = _command(commands, "status", _status, "Knee-visits by timepoint and stage.")
+    status = add_command(commands, "status", _status, "Knee-visits by timepoint and stage.")
     _add_measuring(status)
-    _add_json(status)
+    add_json(status)
 
-    sql = _command(commands, "sql", _sql, "Read-only SQL over the lake.")
+    sql = add_command(commands, "sql", _sql, "Read-only SQL over the lake.")
     sql.add_argument("query")
     sql.add_argument("--format", choices=("table", "csv", "json", "parquet"), default="table")
     sql.add_argument("--out", type=Path, help="write here instead of printing")
     _add_choices(sql)
 
-    cohort = _command(
+    cohort = add_command(
         commands, "cohort", _cohort, "Who is in the study: inclusion flow, splits and Table 4."
     )
     cohort.add_argument("--out", type=Path, help="write the flowchart and Table 4 into this folder")
     _add_choices(cohort)
-    _add_json(cohort)
+    add_json(cohort)
 
-    view = _command(commands, "view", _view, "Maps and surfaces of one knee as a figure.")
+    view = add_command(commands, "view", _view, "Maps and surfaces of one knee as a figure.")
     view.add_argument("knee", help="a knee-visit of the lake, or a .zarr file of `kneelake maps`")
     view.add_argument("--out", type=Path, required=True, help="the PNG to write")
 
-    ui = _command(commands, "ui", _ui, "Dagster UI on this lake.")
+    ui = add_command(commands, "ui", _ui, "Dagster UI on this lake.")
     ui.add_argument("--port", type=int, default=3000)
     _add_home(ui)
 
 
 def _add_single_commands(commands: Any) -> None:
-    t2 = _command(commands, "t2", _t2, "T2 map of one multi-echo series.", lake=False)
+    t2 = add_command(commands, "t2", _t2, "T2 map of one multi-echo series.", lake=False)
     t2.add_argument("series", type=Path, help="folder or archive of the DICOM series")
     t2.add_argument("--mask", type=Path, help="label file on the series' grid")
     t2.add_argument("--scheme", help="fit only the mask's cartilages by this tissue map")
     t2.add_argument("--out", type=Path, required=True, help=".nrrd, .nii or .nii.gz")
     _add_fit(t2)
-    _add_json(t2)
+    add_json(t2)
 
-    maps = _command(
+    maps = add_command(
         commands, "maps", _maps, "One knee's maps and biomarkers without a lake.", lake=False
     )
     maps.add_argument("labels", type=Path, help="segmentation: NRRD, NIfTI, MetaImage, DICOM-SEG")
@@ -147,11 +138,11 @@ def _add_single_commands(commands: Any) -> None:
     maps.add_argument("--out", type=Path, required=True, help="the .zarr to write")
     maps.add_argument("--overwrite", action="store_true", help="replace --out if it is there")
     _add_measuring(maps)
-    _add_json(maps)
+    add_json(maps)
 
 
 def _add_demo(commands: Any) -> None:
-    demo = _command(
+    demo = add_command(
         commands,
         "demo",
         _demo,
@@ -179,10 +170,6 @@ def _choices(parsed: argparse.Namespace) -> dict[str, str]:
     if wrong := [choice for choice in parsed.set if "=" not in choice]:
         raise ValueError(f"--set {wrong[0]}: write NAME=VALUE")
     return dict(choice.split("=", 1) for choice in parsed.set)
-
-
-def _add_json(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--json", action="store_true", help="print JSON for programs")
 
 
 def _add_home(parser: argparse.ArgumentParser) -> None:
@@ -235,30 +222,6 @@ def _parameters(parsed: argparse.Namespace) -> "MapParameters":
     )
 
 
-def _settings(parsed: argparse.Namespace, **more: Any) -> "Settings":
-    from pipeline.config import Settings
-
-    return Settings.from_environment(
-        lake_root=parsed.root,
-        inbox=parsed.inbox,
-        workers=parsed.workers,
-        scheme=getattr(parsed, "scheme", None),
-        **more,
-    )
-
-
-def _existing_lake(settings: "Settings") -> "Lake":
-    from lake.errors import LakeError
-    from lake.store import Lake
-
-    if not settings.lake_root.is_dir():
-        raise LakeError(
-            f"there is no lake at {settings.lake_root}; name one with --root or KNEELAKE_ROOT, or "
-            "make one with `kneelake ingest` or `kneelake demo`"
-        )
-    return Lake(settings.lake_root)
-
-
 def _home(parsed: argparse.Namespace) -> Path:
     import os
 
@@ -300,18 +263,25 @@ def _ingest(parsed: argparse.Namespace) -> int:
     from pipeline.cluster import Cluster
     from pipeline.ingest import IngestReport, ingest
     from pipeline.knee_visit import KneeVisit
+    from pipeline.published import ingest_published, is_published_table
 
-    settings = _settings(parsed)
+    settings = settings_of(parsed)
     if not parsed.paths and not settings.inbox.is_dir():
         raise LakeError(
             f"there is no inbox at {settings.inbox}; name one with --inbox or KNEELAKE_INBOX, or "
             "name the deliveries"
         )
     lake = Lake(settings.lake_root)
-    clinical = ingest_clinical(lake, settings, parsed.paths or [settings.inbox])
-    images = [path for path in parsed.paths if not is_clinical_file(path)]
+    tables = parsed.paths or [settings.inbox]
+    clinical = ingest_clinical(lake, settings, tables)
+    published = ingest_published(lake, settings, tables)
+    images = [
+        path
+        for path in parsed.paths
+        if not (is_clinical_file(path) or (path.is_file() and is_published_table(path)))
+    ]
     if parsed.paths and not images:
-        _report_ingest(parsed, IngestReport(), clinical)
+        _report_ingest(parsed, IngestReport(), clinical, published)
         return 0
     bar = _Bar()
     report = ingest(
@@ -323,15 +293,18 @@ def _ingest(parsed: argparse.Namespace) -> int:
         progress=bar,
     )
     bar.close()
-    _report_ingest(parsed, report, clinical)
+    _report_ingest(parsed, report, clinical, published)
     return 0
 
 
 def _report_ingest(
-    parsed: argparse.Namespace, report: "IngestReport", clinical: "ClinicalReport"
+    parsed: argparse.Namespace,
+    report: "IngestReport",
+    clinical: "ClinicalReport",
+    published: "PublishedReport",
 ) -> None:
     if parsed.json:
-        _print_json(
+        print_json(
             {
                 "landed": report.landed,
                 "unchanged": report.unchanged,
@@ -339,6 +312,7 @@ def _report_ingest(
                 "skipped": report.skipped,
                 "superseded": report.superseded,
                 "clinical": vars(clinical),
+                "published": vars(published),
             }
         )
         return
@@ -360,14 +334,16 @@ def _report_ingest(
         print(f"  {row['file']}: {row['columns']} columns give way to {row['kept']}")
     if clinical.absent:
         print(f"  told by no release: {', '.join(clinical.absent)}")
-    for row in (*report.quarantined, *clinical.quarantined):
+    for row in published.landed:
+        print(f"published table of the {row['bone']}: {row['n_rows']:,} rows of {row['file']}")
+    for row in (*report.quarantined, *clinical.quarantined, *published.quarantined):
         print(f"  {row['reason']}: {row['file']} {row['what']}. {row['remedy']}")
 
 
 def _materialize(parsed: argparse.Namespace) -> int:
     from dagster_project.launch import AssetResult, RunFailedError, materialize
 
-    settings = _settings(parsed, maps=_parameters(parsed))
+    settings = settings_of(parsed, maps=_parameters(parsed))
     bar = _Bar()
 
     def told(result: AssetResult) -> None:
@@ -390,7 +366,7 @@ def _materialize(parsed: argparse.Namespace) -> int:
     finally:
         bar.close()
     if parsed.json:
-        _print_json([vars(result) for result in results])
+        print_json([vars(result) for result in results])
     return 0
 
 
@@ -429,8 +405,8 @@ def _result_line(result: Any) -> str:
 def _status(parsed: argparse.Namespace) -> int:
     from pipeline.steps import status
 
-    settings = _settings(parsed, maps=_parameters(parsed))
-    lake = _existing_lake(settings)
+    settings = settings_of(parsed, maps=_parameters(parsed))
+    lake = existing_lake(settings)
     stages = status(lake, settings)
     quarantined = lake.sql(
         "SELECT timepoint, stage, coalesce(knee_visit, '-') AS knee_visit, reason, file, what "
@@ -441,7 +417,7 @@ def _status(parsed: argparse.Namespace) -> int:
         "ORDER BY batch_number DESC LIMIT 1"
     )
     if parsed.json:
-        _print_json(
+        print_json(
             {
                 "stages": stages.to_dicts(),
                 "quarantined": quarantined.to_dicts(),
@@ -449,20 +425,20 @@ def _status(parsed: argparse.Namespace) -> int:
             }
         )
         return 0
-    _print_table(stages)
+    print_table(stages)
     if len(quarantined):
         print("\nQuarantined")
-        _print_table(quarantined)
+        print_table(quarantined)
     if len(last):
         print("\nLast batch")
-        _print_table(last)
+        print_table(last)
     return 0
 
 
 def _sql(parsed: argparse.Namespace) -> int:
     import duckdb
 
-    lake = _existing_lake(_settings(parsed))
+    lake = existing_lake(settings_of(parsed))
     try:
         rows = lake.sql(parsed.query, settings=_choices(parsed))
     except duckdb.Error as error:
@@ -490,13 +466,13 @@ def _sql(parsed: argparse.Namespace) -> int:
 def _cohort(parsed: argparse.Namespace) -> int:
     from pipeline.cohort_figures import write_cohort_figures
 
-    lake = _existing_lake(_settings(parsed))
+    lake = existing_lake(settings_of(parsed))
     chosen = _choices(parsed)
     flow = lake.sql("FROM cohort_flow", settings=chosen)
     balance = lake.sql("FROM split_balance", settings=chosen)
     files = write_cohort_figures(lake, parsed.out, chosen) if parsed.out is not None else []
     if parsed.json:
-        _print_json(
+        print_json(
             {
                 "flow": flow.to_dicts(),
                 "split_balance": balance.to_dicts(),
@@ -504,9 +480,9 @@ def _cohort(parsed: argparse.Namespace) -> int:
             }
         )
         return 0
-    _print_table(flow)
+    print_table(flow)
     print("")
-    _print_table(balance)
+    print_table(balance)
     for file in files:
         print(f"wrote {file}")
     return 0
@@ -519,7 +495,7 @@ def _view(parsed: argparse.Namespace) -> int:
     if parsed.knee.endswith(".zarr"):
         parts, title = read_knee_zarr(Path(parsed.knee)), Path(parsed.knee).name
     else:
-        parts, title = _existing_lake(_settings(parsed)).knee_maps(parsed.knee), parsed.knee
+        parts, title = existing_lake(settings_of(parsed)).knee_maps(parsed.knee), parsed.knee
     parsed.out.write_bytes(knee_figure(parts, title=title))
     print(f"wrote {parsed.out}")
     return 0
@@ -528,7 +504,7 @@ def _view(parsed: argparse.Namespace) -> int:
 def _ui(parsed: argparse.Namespace) -> int:
     from dagster_project.launch import serve_ui
 
-    return serve_ui(_home(parsed), parsed.port, _settings(parsed))
+    return serve_ui(_home(parsed), parsed.port, settings_of(parsed))
 
 
 def _t2(parsed: argparse.Namespace) -> int:
@@ -543,7 +519,7 @@ def _t2(parsed: argparse.Namespace) -> int:
         options=_fit_options(parsed),
     )
     if parsed.json:
-        _print_json(report.as_json())
+        print_json(report.as_json())
         return 0
     print(f"{report.voxels:,} voxels in {report.seconds:.3f} s, written to {parsed.out}")
     print(
@@ -570,12 +546,12 @@ def _maps(parsed: argparse.Namespace) -> int:
     )
     said = maps_json(measured)
     if parsed.json:
-        _print_json(said)
+        print_json(said)
         return 0
     import polars as pl
 
     rows = pl.DataFrame(said["biomarkers"] + said["other_methods"])
-    _print_table(rows.filter(pl.col("n") > 0))
+    print_table(rows.filter(pl.col("n") > 0))
     for bone, shares in said["maps"].items():
         hidden = shares["hidden_cartilage_share"]
         if hidden is not None:
@@ -606,16 +582,6 @@ def _demo(parsed: argparse.Namespace) -> int:
         )
     finally:
         bar.close()
-
-
-def _print_json(content: Any) -> None:
-    print(json.dumps(content, indent=2, allow_nan=False, default=str))
-
-
-def _print_table(rows: "pl.DataFrame") -> None:
-    from dagster_project.text import text_table
-
-    print(text_table(rows))
 
 
 if __name__ == "__main__":

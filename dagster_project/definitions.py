@@ -9,13 +9,13 @@ from typing import Any
 
 import dagster as dg
 
-from assets import clinical, cohort_figures, imaging
+from assets import association, clinical, cohort_figures, imaging
 from assets.resources import ClusterResource, LakeResource, ProgressResource
 from assets.sql_assets import sql_assets
 from dagster_project.automation import automation
 from dagster_project.checks import all_checks
 from dagster_project.cohort_checks import cohort_checks
-from dagster_project.jobs import update_cohort, update_timepoint
+from dagster_project.jobs import update_association, update_cohort, update_timepoint
 from dagster_project.sensors import inbox_sensor
 
 
@@ -34,9 +34,12 @@ def build_defs(**overrides: Any) -> dg.Definitions:
     if unknown:
         raise TypeError(f"{', '.join(unknown)}: not a resource; use {', '.join(resources)}")
     return dg.Definitions(
-        assets=[*dg.load_assets_from_modules([imaging, clinical, cohort_figures]), *sql_assets()],
+        assets=[
+            *dg.load_assets_from_modules([imaging, clinical, cohort_figures, association]),
+            *sql_assets(),
+        ],
         asset_checks=[*all_checks(), *cohort_checks()],
-        jobs=[update_timepoint, update_cohort],
+        jobs=[update_timepoint, update_cohort, update_association],
         sensors=[inbox_sensor, automation],
         resources={**resources, **overrides},
         # A step costs .05 s in process and 2 s in one of its own; heavy steps spread over the

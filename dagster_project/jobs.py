@@ -7,6 +7,7 @@ import dagster as dg
 
 UPDATE_TIMEPOINT = "update_timepoint"
 UPDATE_COHORT = "update_cohort"
+UPDATE_ASSOCIATION = "update_association"
 
 update_timepoint = dg.define_asset_job(
     UPDATE_TIMEPOINT,
@@ -23,5 +24,13 @@ update_cohort = dg.define_asset_job(
     description=(
         "Everything about the people: clinical tables of the inbox, labels, exclusions, splits and "
         "Table 4, with their checks."
+    ),
+)
+
+update_association = dg.define_asset_job(
+    UPDATE_ASSOCIATION,
+    selection=dg.AssetSelection.groups("association"),
+    description=(
+        "Tables 2 and 3: published tables of the inbox refitted, and the same models on the cohort."
     ),
 )

@@ -1,0 +1,206 @@
+"""Run an analysis of the lake: compute it where its input changed, store it, write its files.
+
+Here: the order of the steps. Not here: the models (`published_regressions`,
+`cohort_regressions`) or how results look (`regression_tables`, `regression_figures`).
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import duckdb
+import polars as pl
+
+import sql
+from lake.store import Lake
+from lake.tables import TABLES
+from lake.views import VIEW_GROUPS
+from pipeline import cohort_regressions as cohort
+from pipeline import published_regressions as published
+from pipeline.config import Settings
+from pipeline.manuscript import table_files
+from pipeline.regression_figures import forest_plot, panels
+from pipeline.regression_tables import differences, table_2, table_3
+from pipeline.regressions import RESULT_TABLES, Results, fingerprint, is_current, store
+
+Tables = Mapping[str, pl.DataFrame]
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a run of an analysis came to.
+
+    Attributes:
+        analysis: its name.
+        computed: whether its input had changed; else the lake had its results.
+        n_rows: rows analysed.
+        n_fitted, n_failed: models.
+        tables: its rows of every result table.
+        notes: what it assumes.
+        input_fingerprint: of rows, choices and code.
+    """
+
+    analysis: str
+    computed: bool
+    n_rows: int
+    n_fitted: int
+    n_failed: int
+    tables: Tables
+    notes: tuple[str, ...]
+    input_fingerprint: str
+
+
+def _run(
+    lake: Lake,
+    settings: Settings,
+    analysis: str,
+    cases: str,
+    queries: tuple[str, ...],
+    compute: Callable[[duckdb.DuckDBPyConnection], Results],
+    choices: Mapping[str, Any] | None,
+) -> Run:
+    with lake.connect(choices) as connection:
+        # A sum over threads differs from run to run in its last digits, and so would the bytes.
+        connection.execute("SET threads = 1")
+        rows = pl.DataFrame(connection.sql(cases).to_arrow_table())
+        identity = fingerprint(rows, {**(choices or {}), "queries": queries})
+        computed = not is_current(lake, analysis, identity)
+        if computed:
+            store(lake, settings, analysis, identity, compute(connection))
+    return _stored(lake, analysis, computed=computed)
+
+
+def _stored(lake: Lake, analysis: str, *, computed: bool) -> Run:
+    wanted = {"analysis": analysis}
+    [run] = lake.sql("FROM analyses WHERE analysis = $analysis", wanted).to_dicts()
+    tables = {
+        name: lake.sql(
+            f"SELECT * EXCLUDE (analysis, batch_id) FROM {name} "  # noqa: S608 - registry names
+            "WHERE analysis = $analysis ORDER BY ALL",
+            wanted,
+        )
+        for name in RESULT_TABLES
+    }
+    return Run(
+        analysis,
+        computed,
+        run["n_rows"],
+        run["n_results"],
+        run["n_failed"],
+        tables,
+        tuple(run["notes"].splitlines()),
+        run["input_fingerprint"],
+    )
+
+
+def run_published(lake: Lake, settings: Settings) -> Run:
+    """Refit Table 3 from the published files in the lake.
+
+    Raises:
+        LakeBusyError: another process is writing to the lake.
+    """
+    return _run(
+        lake,
+        settings,
+        published.ANALYSIS,
+        published.CASES,
+        (),
+        published.published_regressions,
+        None,
+    )
+
+
+def run_radiographic(
+    lake: Lake, settings: Settings, choices: Mapping[str, Any] | None = None
+) -> Run:
+    """Table 2 on the lake's cohort.
+
+    Raises:
+        LakeBusyError: another process is writing to the lake.
+    """
+    query = sql.load("association/radiographic_cases").text
+    return _run(
+        lake,
+        settings,
+        cohort.RADIOGRAPHIC,
+        cohort.RADIOGRAPHIC_CASES,
+        (query,),
+        cohort.radiographic_regression,
+        choices,
+    )
+
+
+def run_nested(lake: Lake, settings: Settings, choices: Mapping[str, Any] | None = None) -> Run:
+    """Table 3 on the lake's cohort; with the DL-guided averages once the lake has a table of them.
+
+    Raises:
+        LakeBusyError: another process is writing to the lake.
+    """
+    query = sql.load("association/regression_cases").text
+    relations = {*TABLES, *(file.name for file in sql.views(VIEW_GROUPS))}
+    guided = cohort.DL_TABLE if cohort.DL_TABLE in relations else None
+    cases = cohort.nested_cases(guided)
+    return _run(
+        lake,
+        settings,
+        cohort.NESTED,
+        cases,
+        (query,),
+        lambda connection: cohort.nested_regressions(connection, guided),
+        choices,
+    )
+
+
+def _compartment_names(lake: Lake) -> dict[str, dict[str, str]]:
+    """The compartments' names in the published files, by bone and term."""
+    rows = lake.sql("SELECT DISTINCT bone, compartment_1, compartment_2 FROM published_cases")
+    return {
+        row["bone"]: {
+            f"compartment_{number}_mm": f"{row[f'compartment_{number}']} thickness, mm"
+            for number in (1, 2)
+        }
+        for row in rows.to_dicts()
+    }
+
+
+def published_files(lake: Lake, run: Run) -> dict[str, bytes]:
+    """Table 3 refitted, its differences from the printed one, and the forest plot."""
+    names = _compartment_names(lake)
+    title = "Table 3 refitted from the published files"
+    return {
+        **table_files("table_3_published", table_3(run.tables, names), title, run.notes),
+        **table_files(
+            "table_3_differences",
+            differences(run.tables["printed_comparisons"]),
+            "Where the printed Table 3 differs from the published files",
+        ),
+        **_forest("forest_published", run, title, names),
+    }
+
+
+def radiographic_files(run: Run) -> dict[str, bytes]:
+    """Table 2 and its forest plot."""
+    title = "Table 2: chronic pain and radiographic features"
+    return {
+        **table_files("table_2", table_2(run.tables), title, run.notes),
+        **_forest("forest_radiographic", run, title, {}),
+    }
+
+
+def nested_files(run: Run) -> dict[str, bytes]:
+    """Table 3 on the cohort and its forest plot."""
+    title = "Table 3: what compartment and DL-guided averages add"
+    return {
+        **table_files("table_3", table_3(run.tables), title, run.notes),
+        **_forest("forest_nested", run, title, {}),
+    }
+
+
+def _forest(
+    name: str, run: Run, title: str, names: Mapping[str, Mapping[str, str]]
+) -> dict[str, bytes]:
+    shown = panels(run.tables, names)
+    return {
+        f"{name}.png": forest_plot(shown, title, "png"),
+        f"{name}.svg": forest_plot(shown, title, "svg"),
+    }

@@ -1,0 +1,177 @@
+"""Tables 2 and 3 on the lake's own cohort.
+
+Here: which models on which rows. Not here: the rows (`sql/association`), fitting (`stats.logit`),
+ROC (`stats.roc`).
+"""
+
+import warnings
+
+import duckdb
+
+from imaging.labels import BONES
+from lake.tables import BIOMARKER_UNITS
+from pipeline.regressions import (
+    ROWS_INDEPENDENT,
+    Question,
+    Results,
+    add_fit,
+    add_nested,
+    add_refusal,
+)
+from stats.errors import StatisticsError, StatisticsWarning
+from stats.logit import fit_logit
+
+OUTCOME, CLUSTER = "chronic_pain", "subject_id"
+SEX_CODING = "sex_female: 1 woman, 0 man"
+CLUSTERED = (
+    "Clustered standard errors (CR1) take participants, not visits, to be independent; they need "
+    "a few dozen participants."
+)
+
+RADIOGRAPHIC = "radiographic_regression"
+RADIOGRAPHIC_TERMS = (
+    "jsn_medial",
+    "jsn_lateral",
+    "jsw_medial_min_mm",
+    "kl_grade",
+    "age_years",
+    "sex_female",
+    "bmi",
+)
+RADIOGRAPHIC_NOTES = (
+    "Fitted on the training split, evaluated on the test split, as the image models are.",
+    ROWS_INDEPENDENT,
+    CLUSTERED,
+    f"Coding: {SEX_CODING}. Grades count as numbers: each step changes the log odds alike.",
+    "The paper does not say at which probability a case is called: 0.5 and the share of cases in "
+    "the training split are both given.",
+)
+RADIOGRAPHIC_CASES = "FROM radiographic_cases"
+
+NESTED = "nested_regressions"
+DEMOGRAPHICS = ("age_years", "bmi", "sex_female")
+COMPARTMENTS = ("medial", "lateral")
+DL_GUIDED = "dl_guided"
+DL_TABLE = "dl_guided_biomarkers"
+"""DL-guided averages: knee_visit, bone, biomarker, dl_guided; see `docs/statistics.md`."""
+POPULATIONS = {"all_timepoints": "true", "first_timepoints": "is_first_timepoint"}
+"""The paper's Table 3 has all timepoints of the test split; one row per patient is independent."""
+NESTED_NOTES = (
+    ROWS_INDEPENDENT,
+    CLUSTERED,
+    "Population all_timepoints: every visit, as in the paper; first_timepoints: the first visit of "
+    "each participant, whose rows are independent.",
+    f"Coding: {SEX_CODING}.",
+    "Sensitivity, specificity and AUC are those of the rows fitted (threshold 0.5): optimistic.",
+)
+
+
+def nested_cases(dl_relation: str | None) -> str:
+    """The query of the rows of `nested_regressions`: cases and their DL-guided average."""
+    if dl_relation is None:
+        return f"SELECT *, NULL::DOUBLE AS {DL_GUIDED} FROM regression_cases"  # noqa: S608 - a name of ours
+    return (
+        f"SELECT cases.*, guided.{DL_GUIDED} FROM regression_cases AS cases "  # noqa: S608 - the caller's relation
+        f"LEFT JOIN {dl_relation} AS guided USING (knee_visit, bone, biomarker)"
+    )
+
+
+def radiographic_regression(connection: duckdb.DuckDBPyConnection) -> Results:
+    """Table 2: chronic pain on what a radiograph shows, adjusted for age, sex and BMI.
+
+    Args:
+        connection: a lake's; temporary tables are made on it.
+    """
+    results = Results(notes=list(RADIOGRAPHIC_NOTES))
+    # The views behind these cases are deep: they are evaluated once.
+    connection.execute("CREATE OR REPLACE TEMP TABLE radiographic_rows AS FROM radiographic_cases")
+    for split in ("training", "test"):
+        connection.execute(
+            f"CREATE OR REPLACE TEMP VIEW radiographic_{split} AS "  # noqa: S608 - a name of ours
+            f"SELECT * FROM radiographic_rows WHERE split = '{split}'"
+        )
+    counted = connection.execute("SELECT count(*) FROM radiographic_rows").fetchall()
+    results.n_rows = int(counted[0][0])
+    question = Question("training", coding=SEX_CODING)
+    try:
+        with warnings.catch_warnings():
+            # Flagged in the rows: `separated`, `converged`.
+            warnings.simplefilter("ignore", StatisticsWarning)
+            fit = fit_logit(
+                connection, "radiographic_training", OUTCOME, RADIOGRAPHIC_TERMS, cluster=CLUSTER
+            )
+    except StatisticsError as error:
+        add_refusal(results, question, "radiographic", OUTCOME, RADIOGRAPHIC_TERMS, str(error))
+        return results
+    add_fit(results, question, "radiographic", fit, RADIOGRAPHIC_TERMS)
+    return results
+
+
+def nested_regressions(
+    connection: duckdb.DuckDBPyConnection, dl_relation: str | None = None
+) -> Results:
+    """Table 3 on the cohort: what compartment averages add, and DL-guided averages to those.
+
+    For every bone and biomarker two pairs of nested models: `demographics` (age, BMI, sex) and
+    `compartments` (with the two compartment averages); and, where DL-guided averages are at hand,
+    the paper's `classical` (the same as compartments) and `dl_guided`, on the rows that have one.
+
+    Args:
+        connection: a lake's; temporary tables are made on it.
+        dl_relation: table or view of DL-guided averages (knee_visit, bone, biomarker, dl_guided);
+            None where there are none.
+    """
+    results = Results(notes=list(NESTED_NOTES))
+    connection.execute(
+        f"CREATE OR REPLACE TEMP TABLE regression_rows AS {nested_cases(dl_relation)}"
+    )
+    counts = connection.execute(
+        "SELECT bone, biomarker, count(*) FROM regression_rows GROUP BY ALL"
+    ).fetchall()
+    results.n_rows = sum(n for _, _, n in counts)
+    present = {(bone, biomarker) for bone, biomarker, _ in counts}
+    for bone in BONES:
+        for biomarker in BIOMARKER_UNITS:
+            if (bone, biomarker) in present:
+                for population in POPULATIONS:
+                    _pairs(connection, results, population, bone, biomarker)
+    return results
+
+
+def _pairs(
+    connection: duckdb.DuckDBPyConnection,
+    results: Results,
+    population: str,
+    bone: str,
+    biomarker: str,
+) -> None:
+    rows = f"regression_rows_{population}_{bone}_{biomarker}"
+    connection.execute(
+        f"CREATE OR REPLACE TEMP VIEW {rows} AS SELECT * FROM regression_rows "  # noqa: S608 - names of ours
+        f"WHERE bone = '{bone}' AND biomarker = '{biomarker}' AND {POPULATIONS[population]}"
+    )
+    question = Question(population, bone, biomarker, SEX_CODING)
+    add_nested(
+        results,
+        question,
+        connection,
+        rows,
+        OUTCOME,
+        ("demographics", "compartments"),
+        DEMOGRAPHICS,
+        COMPARTMENTS,
+        CLUSTER,
+    )
+    [(n_guided,)] = connection.execute(f"SELECT count({DL_GUIDED}) FROM {rows}").fetchall()  # noqa: S608 - names of ours
+    if n_guided:
+        add_nested(
+            results,
+            question,
+            connection,
+            rows,
+            OUTCOME,
+            ("classical", "dl_guided"),
+            (*DEMOGRAPHICS, *COMPARTMENTS),
+            (DL_GUIDED,),
+            CLUSTER,
+        )
