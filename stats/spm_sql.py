@@ -22,8 +22,8 @@ EXACT_FIT = 1e-13
 """Residual share of the sum of squares below which only rounding is left."""
 FAST_TAIL_CASES = 5000
 """Up to this many cases p-values come from `macros/spm.sql`, beyond from the general macros."""
-NEAR_ZERO = 10
-"""How many ranges of its values a vertex may lie from 0 before it is shifted towards it."""
+NEAR_ZERO = 1e-4
+"""Share of the sum of squares about the mean below which a vertex is first shifted towards 0."""
 
 MAP_ROWS = "map_rows"
 """The statement's first name, the only one that a cases relation cannot have."""
@@ -179,33 +179,36 @@ def _sums_of_vertex_rows(statement: SpmStatement, cases: SpmCases) -> list[str]:
     FROM map_rows
     CROSS JOIN design
 )""",
-        f"""ranged AS (
+        f"""whole AS (
     SELECT
         *,
-        list_count(v) = {n} AND isfinite(list_sum(v)) AS complete,
-        list_min(v)::DOUBLE AS low,
-        list_max(v)::DOUBLE AS high
+        CASE WHEN list_count(v) = {n} THEN v::DOUBLE[{n}] END AS all_values
     FROM picked
+)""",
+        f"""judged AS (
+    SELECT
+        *,
+        coalesce(isfinite(array_inner_product(all_values, all_values)), false) AS complete,
+        array_inner_product(all_values, all_values)
+        - array_inner_product(all_values, b0) * array_inner_product(all_values, b0)
+        > {NEAR_ZERO} * array_inner_product(all_values, all_values) AS near_zero
+    FROM whole
 )""",
         f"""filled AS (
     SELECT
-        * EXCLUDE (low, high),
+        *,
+        CASE WHEN complete AND near_zero THEN 0 ELSE list_min(v)::DOUBLE END AS shift,
         CASE
-            WHEN complete AND greatest(abs(low), abs(high)) <= {NEAR_ZERO} * (high - low) THEN 0
-            ELSE low
-        END AS shift,
-        CASE
-            WHEN complete AND greatest(abs(low), abs(high)) <= {NEAR_ZERO} * (high - low)
-                THEN v::DOUBLE[{n}]
+            WHEN complete AND near_zero THEN all_values
             ELSE list_transform(
-                v, lambda x: CASE WHEN {missing} THEN 0 ELSE x::DOUBLE - low END
+                v, lambda x: CASE WHEN {missing} THEN 0 ELSE x::DOUBLE - list_min(v)::DOUBLE END
             )::DOUBLE[{n}]
         END AS y,
         CASE
             WHEN complete THEN NULL
             ELSE list_transform(v, lambda x: CASE WHEN {missing} THEN 0 ELSE 1 END)::DOUBLE[{n}]
         END AS present
-    FROM ranged
+    FROM judged
 )""",
         f"""sums AS MATERIALIZED (
     SELECT
@@ -311,6 +314,7 @@ def _tests(cases: SpmCases, confidence: float) -> list[str]:
     upper = 0.5 + confidence / 2
     fast = cases.n <= FAST_TAIL_CASES
     ln_beta = "t_ln_beta(df)" if fast else "NULL"
+    t_limit = f"t_limit_of_maps({1 - confidence!r}, df)" if fast else f"t_quantile({upper!r}, df)"
     ln_p = "t_ln_tails_of_maps(t * t, df, ln_beta)" if fast else "ln_f_upper_tail(t * t, 1, df)"
     return [
         f"""fitted AS (
@@ -351,7 +355,7 @@ def _tests(cases: SpmCases, confidence: float) -> list[str]:
         f"""of_df AS MATERIALIZED (
     SELECT
         df,
-        t_quantile({upper!r}, df) AS t_limit,
+        {t_limit} AS t_limit,
         {ln_beta} AS ln_beta,
         CASE WHEN df > 1 THEN hedges_factor(df) END AS small_sample
     FROM (SELECT DISTINCT df FROM tested WHERE reason IS NULL)

@@ -55,3 +55,21 @@ CREATE OR REPLACE MACRO t_ln_tails_of_maps(t2, df, ln_beta) AS
                 / beta_fraction_96(0.5::DOUBLE, df::DOUBLE / 2, t2::DOUBLE / (df + t2::DOUBLE))
             )
     END;
+
+-- t with P(|T| >= t) = p: Newton's method for ln t^2 on the logarithm of the tail, which is concave.
+CREATE OR REPLACE MACRO t_limit_of_maps(p, df) AS
+    exp(
+        list_reduce(
+            range(30),
+            lambda u, step: list_transform(
+                [t_ln_tails_of_maps(exp(u), df, t_ln_beta(df))],
+                lambda tail:
+                    u + (tail - ln(p::DOUBLE))
+                    * exp(
+                        tail + t_ln_beta(df) - (u - ln(df::DOUBLE)) / 2
+                        + (df::DOUBLE + 1) / 2 * ln_one_plus(exp(u) / df)
+                    )
+            )[1],
+            0::DOUBLE
+        ) / 2
+    );
