@@ -42,10 +42,12 @@ class LakeSnapshot(Lake):
         committed = frozenset(views.committed_batches(self.root))
         self._views = _views_of(self.root, committed)
 
-    def connect(self, settings: Mapping[str, Any] | None = None) -> duckdb.DuckDBPyConnection:
+    def connect(
+        self, settings: Mapping[str, Any] | None = None, query: str | None = None
+    ) -> duckdb.DuckDBPyConnection:
         """A cursor of the shared connection; closing it leaves the views."""
         # Variables belong to the connection its cursors share: other settings need another one.
-        return self._views.cursor() if not settings else super().connect(settings)
+        return self._views.cursor() if not settings else super().connect(settings, query)
 
     def _connect_for(
         self,

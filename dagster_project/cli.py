@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dagster_project.logit_cli import add_logit
+from dagster_project.spm_cli import add_spm
 from dagster_project.terminal import (
     Command,
     add_command,
@@ -69,6 +71,8 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="name", required=True, metavar="COMMAND")
     _add_lake_commands(commands)
     _add_single_commands(commands)
+    add_logit(commands)
+    add_spm(commands)
     _add_demo(commands)
     return parser
 
@@ -97,7 +101,10 @@ def _add_lake_commands(commands: Any) -> None:
     add_json(status)
 
     sql = add_command(commands, "sql", _sql, "Read-only SQL over the lake.")
-    sql.add_argument("query")
+    sql.add_argument("query", nargs="?")
+    sql.add_argument(
+        "--macros", action="store_true", help="print the macros, for any other DuckDB client"
+    )
     sql.add_argument("--format", choices=("table", "csv", "json", "parquet"), default="table")
     sql.add_argument("--out", type=Path, help="write here instead of printing")
     _add_choices(sql)
@@ -438,6 +445,13 @@ def _status(parsed: argparse.Namespace) -> int:
 def _sql(parsed: argparse.Namespace) -> int:
     import duckdb
 
+    if parsed.macros:
+        import sql
+
+        print(sql.macro_text())
+        return 0
+    if parsed.query is None:
+        raise ValueError("give a query, or --macros")
     lake = existing_lake(settings_of(parsed))
     try:
         rows = lake.sql(parsed.query, settings=_choices(parsed))

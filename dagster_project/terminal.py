@@ -1,6 +1,6 @@
 """What commands of `kneelake` share: arguments for the lake, and how they print.
 
-Here: helpers of `cli` and `statistics_cli`. Not here: any command.
+Here: helpers of `cli` and `logit_cli`. Not here: any command.
 """
 
 import argparse

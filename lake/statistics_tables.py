@@ -9,6 +9,7 @@ only rows of the batch of the newest run count: a run that fits fewer models tak
 
 from imaging.labels import BONES
 from lake.registry import BATCH_ID, Check, Column, Table, count, number, text, whole, yes_no
+from lake.spm_tables import SPM_TABLES
 
 ANALYSES = "analyses"
 """The table that says which batch of an analysis counts."""
@@ -257,4 +258,5 @@ STATISTICS_TABLES = (
     _TESTS,
     _PERFORMANCE,
     _COMPARISONS,
+    *SPM_TABLES,
 )

@@ -136,16 +136,19 @@ class Lake:
         with writer_lock(self.root, wait_s):
             return self._sweep()
 
-    def connect(self, settings: Mapping[str, Any] | None = None) -> duckdb.DuckDBPyConnection:
+    def connect(
+        self, settings: Mapping[str, Any] | None = None, query: str | None = None
+    ) -> duckdb.DuckDBPyConnection:
         """An in-memory DuckDB connection with a view per table, on what is committed now.
 
         Args:
             settings: choices of `cohort_parameters` other than the default.
+            query: what will be asked, where nothing else will: views it does not need are not made.
 
         Raises:
             LakeError: a setting that no view reads.
         """
-        return views.connect(self.root, settings)
+        return views.connect(self.root, settings, query)
 
     def sql(
         self,

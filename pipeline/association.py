@@ -50,6 +50,12 @@ class Run:
     input_fingerprint: str
 
 
+def _rows(
+    connection: duckdb.DuckDBPyConnection, query: str, values: list[str] | None = None
+) -> pl.DataFrame:
+    return pl.DataFrame(connection.sql(query, params=values).to_arrow_table())
+
+
 def _run(
     lake: Lake,
     settings: Settings,
@@ -59,28 +65,29 @@ def _run(
     compute: Callable[[duckdb.DuckDBPyConnection], Results],
     choices: Mapping[str, Any] | None,
 ) -> Run:
-    with lake.connect(choices) as connection:
+    with lake.connect(choices, cases) as connection:
         # A sum over threads differs from run to run in its last digits, and so would the bytes.
         connection.execute("SET threads = 1")
-        rows = pl.DataFrame(connection.sql(cases).to_arrow_table())
+        rows = _rows(connection, cases)
         identity = fingerprint(rows, {**(choices or {}), "queries": queries})
-        computed = not is_current(lake, analysis, identity)
+        computed = not is_current(connection, analysis, identity)
         if computed:
             store(lake, settings, analysis, identity, compute(connection))
     return _stored(lake, analysis, computed=computed)
 
 
 def _stored(lake: Lake, analysis: str, *, computed: bool) -> Run:
-    wanted = {"analysis": analysis}
-    [run] = lake.sql("FROM analyses WHERE analysis = $analysis", wanted).to_dicts()
-    tables = {
-        name: lake.sql(
-            f"SELECT * EXCLUDE (analysis, batch_id) FROM {name} "  # noqa: S608 - registry names
-            "WHERE analysis = $analysis ORDER BY ALL",
-            wanted,
-        )
-        for name in RESULT_TABLES
-    }
+    with lake.connect(query="FROM analyses") as connection:
+        [run] = _rows(connection, "FROM analyses WHERE analysis = $1", [analysis]).to_dicts()
+        tables = {
+            name: _rows(
+                connection,
+                f"SELECT * EXCLUDE (analysis, batch_id) FROM {name} "  # noqa: S608 - registry names
+                "WHERE analysis = $1 ORDER BY ALL",
+                [analysis],
+            )
+            for name in RESULT_TABLES
+        }
     return Run(
         analysis,
         computed,

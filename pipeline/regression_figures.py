@@ -149,6 +149,7 @@ def _draw(axes: "Axes", shown: Sequence[Panel]) -> None:
             panel.heading,
             fontsize=9,
             weight="bold",
+            bbox={"facecolor": "white", "edgecolor": "none", "pad": 1},
             va="center",
             transform=axes.get_yaxis_transform(),
         )

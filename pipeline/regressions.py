@@ -253,12 +253,14 @@ def fingerprint(rows: pl.DataFrame, choices: Mapping[str, Any]) -> str:
     return digest.hexdigest()
 
 
-def is_current(lake: Lake, analysis: str, input_fingerprint: str) -> bool:
+def is_current(
+    connection: duckdb.DuckDBPyConnection, analysis: str, input_fingerprint: str
+) -> bool:
     """Whether the lake has the results of this input."""
-    found = lake.sql(
-        "SELECT input_fingerprint FROM analyses WHERE analysis = $analysis", {"analysis": analysis}
-    )
-    return found["input_fingerprint"].to_list() == [input_fingerprint]
+    found = connection.execute(
+        "SELECT input_fingerprint FROM analyses WHERE analysis = $1", [analysis]
+    ).fetchall()
+    return found == [(input_fingerprint,)]
 
 
 def store(
