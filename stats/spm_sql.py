@@ -134,7 +134,8 @@ def _design(cases: SpmCases) -> list[str]:
 
 
 def _comment(name: str) -> str:
-    return name.replace("*/", "* /")
+    """A name inside a comment, which it can neither end nor nest."""
+    return name.replace("*/", "* /").replace("/*", "/ *")
 
 
 def _design_row(cases: SpmCases) -> str:
