@@ -112,6 +112,11 @@ def macros() -> list[SqlFile]:
     return [file for file in load_all().values() if file.group == MACROS]
 
 
+def macro_text() -> str:
+    """Every macro as one text, for `.read` in any DuckDB 2.0 client."""
+    return "\n".join(file.text.rstrip() + "\n" for file in macros())
+
+
 def settings() -> dict[str, str]:
     """Every setting a view reads with `getvariable`, and what it means."""
     return {
