@@ -9,13 +9,17 @@ finite estimate exists; that is flagged and warned of.
 
 import warnings
 from collections.abc import Sequence
-from typing import Any, Literal
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal, get_args
 
 import duckdb
 import numpy as np
 
 from stats.design import Design, Roles, resolve
 from stats.errors import StatisticsError, StatisticsWarning
+from stats.logit_polars import fit_scan, roc_of_scan, term_rows
+from stats.logit_resampling import bootstrap_logit, with_profile
 from stats.logit_results import (
     InSampleRoc,
     LikelihoodRatio,
@@ -26,6 +30,7 @@ from stats.logit_results import (
 )
 from stats.logit_run import fit_of_rows, problem_of, run_statement
 from stats.logit_sql import fit_statement, roc_statement
+from stats.scan import scan_relation
 
 __all__ = [
     "Engine",
@@ -35,6 +40,7 @@ __all__ = [
     "NestedLogit",
     "TermEstimate",
     "WaldTest",
+    "bootstrap_logit",
     "fit_logit",
     "fit_logit_groups",
     "nested_logit",
@@ -60,9 +66,11 @@ def warn_of(fit: LogitFit) -> None:
     warnings.warn(text, StatisticsWarning, stacklevel=4)
 
 
-def _check_confidence(confidence: float) -> None:
+def _check(confidence: float, engine: str = "sql") -> None:
     if not 0 < confidence < 1:
         raise StatisticsError(f"the confidence level {confidence} is not between 0 and 1")
+    if engine not in get_args(Engine):
+        raise StatisticsError(f"there is no engine {engine}; use {' or '.join(get_args(Engine))}")
 
 
 def _names(design: Design) -> list[str]:
@@ -78,6 +86,9 @@ def fit_logit(
     cluster: str | None = None,
     weights: str | None = None,
     offset: str | None = None,
+    engine: Engine = "sql",
+    file: Path | None = None,
+    profile: bool = False,
     confidence: float = 0.95,
 ) -> LogitFit:
     """Fit one logistic regression by maximum likelihood.
@@ -94,6 +105,10 @@ def fit_logit(
         cluster: column that rows of one patient share.
         weights: column of frequency weights, whole numbers.
         offset: column added to the log-odds with coefficient 1.
+        engine: 'sql', one statement; or 'polars', in a stream and the least memory.
+        file: for polars, the file the relation is a view of; it is read in place rather than
+            copied to a temporary Parquet file first.
+        profile: whether profile-likelihood intervals are worked out too (a second statement).
         confidence: level of the intervals.
 
     Raises:
@@ -103,15 +118,21 @@ def fit_logit(
     Warns:
         StatisticsWarning: separation, or no convergence.
     """
-    _check_confidence(confidence)
+    _check(confidence, engine)
     design = resolve(connection, relation, Roles(outcome, cluster, weights, offset), terms)
-    names = _names(design)
-    statement = fit_statement(problem_of(design), [("full", len(names))], names, confidence)
-    fit = fit_of_rows(run_statement(connection, statement), design, confidence, statement, None)
+    names, problem = _names(design), problem_of(design)
+    if engine == "polars":
+        with scan_relation(connection, design, file) as scan:
+            (result,) = fit_scan(scan, design, [len(names)])
+        statement, rows = "", term_rows(connection, names, result, confidence)
+    else:
+        statement = fit_statement(problem, [("full", len(names))], names, confidence)
+        rows = run_statement(connection, statement)
+    fit = fit_of_rows(rows, design, confidence, statement)
     if fit.problem is not None:
         raise StatisticsError(fit.problem)
     warn_of(fit)
-    return fit
+    return with_profile(connection, problem, fit) if profile and fit.converged else fit
 
 
 def fit_logit_groups(
@@ -137,7 +158,7 @@ def fit_logit_groups(
     Raises:
         StatisticsError: the table, a column or a term is unknown or unusable.
     """
-    _check_confidence(confidence)
+    _check(confidence)
     if not by:
         raise StatisticsError("name at least one column to fit the models by")
     design = resolve(
@@ -167,6 +188,9 @@ def nested_logit(
     cluster: str | None = None,
     weights: str | None = None,
     offset: str | None = None,
+    engine: Engine = "sql",
+    file: Path | None = None,
+    profile: bool = False,
     confidence: float = 0.95,
 ) -> NestedLogit:
     """Fit a model and a larger one, both on the complete rows of the larger, and compare them.
@@ -183,6 +207,9 @@ def nested_logit(
         cluster: column that rows of one patient share.
         weights: column of frequency weights, whole numbers.
         offset: column added to the log-odds with coefficient 1.
+        engine: as `fit_logit`.
+        file: as `fit_logit`.
+        profile: as `fit_logit`, for both models.
         confidence: level of the intervals.
 
     Raises:
@@ -191,47 +218,75 @@ def nested_logit(
     Warns:
         StatisticsWarning: separation, or no convergence, of either model.
     """
-    _check_confidence(confidence)
+    _check(confidence, engine)
     if not add:
         raise StatisticsError("name at least one term to add to the base model")
     roles = Roles(outcome, cluster, weights, offset)
     design = resolve(connection, relation, roles, base, add)
-    names, problem = _names(design), problem_of(design)
-    fits = [("base", design.base), ("full", len(names))]
-    statement = fit_statement(problem, fits, names, confidence)
-    rows = run_statement(connection, statement)
-    smaller, larger = (
-        fit_of_rows([row for row in rows if row["fit"] == fit], design, confidence, statement, None)
-        for fit, _ in fits
-    )
-    if larger.problem is not None:
-        raise StatisticsError(larger.problem)
-    warn_of(smaller)
-    warn_of(larger)
-    test = rows[-1]
-    rocs = run_statement(
-        connection,
-        roc_statement(
-            problem,
-            [
-                (fit, [t.estimate for t in model.terms])
-                for (fit, _), model in zip(fits, (smaller, larger), strict=True)
-            ],
-        ),
-    )
+    names, problem, smaller = _names(design), problem_of(design), design.base
+    if engine == "polars":
+        with scan_relation(connection, design, file) as scan:
+            results = fit_scan(scan, design, [smaller, len(names)])
+            parts = [term_rows(connection, names, result, confidence) for result in results]
+            statement, fits = "", _both(parts, design, confidence, "")
+            rocs = [roc_of_scan(scan, design, [t.estimate for t in fit.terms]) for fit in fits]
+    else:
+        sizes = [("base", smaller), ("full", len(names))]
+        statement = fit_statement(problem, sizes, names, confidence)
+        rows = run_statement(connection, statement)
+        parts = [[row for row in rows if row["fit"] == name] for name, _ in sizes]
+        fits = _both(parts, design, confidence, statement)
+        estimates = [
+            (name, [term.estimate for term in fit.terms])
+            for (name, _), fit in zip(sizes, fits, strict=True)
+        ]
+        rocs = run_statement(connection, roc_statement(problem, estimates))
+    if profile:
+        rest = tuple(f"isfinite({text})" for text in problem.columns[smaller:])
+        reduced = replace(
+            problem, columns=problem.columns[:smaller], conditions=problem.conditions + rest
+        )
+        fits = [
+            with_profile(connection, part, fit) if fit.converged else fit
+            for part, fit in zip((reduced, problem), fits, strict=True)
+        ]
     base_roc, full_roc = (
         InSampleRoc(0.5, row["sensitivity"], row["specificity"], row["auc"]) for row in rocs
     )
+    added = len(names) - smaller
+    chi2 = 2 * (fits[1].loglik - fits[0].loglik)
     return NestedLogit(
-        smaller,
-        larger,
-        tuple(names[design.base :]),
-        LikelihoodRatio(test["lr_chi2"], test["lr_df"], test["lr_p"], test["lr_log_p"]),
-        _wald(connection, larger, len(names) - design.base),
+        fits[0],
+        fits[1],
+        tuple(names[smaller:]),
+        LikelihoodRatio(chi2, added, *_tail(connection, chi2, added)),
+        _wald(connection, fits[1], added),
         base_roc,
         full_roc,
         statement,
     )
+
+
+def _both(
+    parts: Sequence[Sequence[dict[str, Any]]], design: Design, confidence: float, statement: str
+) -> list[LogitFit]:
+    """The smaller and the larger fit, or a refusal."""
+    fits = [fit_of_rows(rows, design, confidence, statement) for rows in parts]
+    if fits[1].problem is not None:
+        raise StatisticsError(fits[1].problem)
+    for fit in fits:
+        warn_of(fit)
+    return fits
+
+
+def _tail(connection: duckdb.DuckDBPyConnection, chi2: float, df: int) -> tuple[float, float]:
+    """P and ln p of a chi-square statistic; one below 0 is rounding of no gain at all."""
+    ((p, log_p),) = connection.execute(
+        "SELECT chi_square_upper_tail(x, $2), ln_chi_square_upper_tail(x, $2) "
+        "FROM (SELECT greatest($1::DOUBLE, 0) AS x)",
+        [chi2, df],
+    ).fetchall()
+    return p, log_p
 
 
 def _wald(connection: duckdb.DuckDBPyConnection, fit: LogitFit, added: int) -> WaldTest | None:
@@ -243,7 +298,4 @@ def _wald(connection: duckdb.DuckDBPyConnection, fit: LogitFit, added: int) -> W
     scale = np.sqrt(np.diag(covariance))
     scaled = values / scale
     chi2 = float(scaled @ np.linalg.solve(covariance / np.outer(scale, scale), scaled))
-    (row,) = connection.execute(
-        "SELECT chi_square_upper_tail($1, $2), ln_chi_square_upper_tail($1, $2)", [chi2, added]
-    ).fetchall()
-    return WaldTest(chi2, added, *row)
+    return WaldTest(chi2, added, *_tail(connection, chi2, added))

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from stats.design import Design
 from stats.identifiers import quote_identifier
 from stats.logit_results import LogitFit, TermEstimate
-from stats.logit_sql import Problem
+from stats.logit_rows_sql import Problem
 
 _ROWS_KEPT = 10_000_000
 """Values of rows as read that are kept in memory between scans (80 MB)."""
@@ -117,7 +117,7 @@ def fit_of_rows(
     design: Design,
     confidence: float,
     sql: str,
-    group: Mapping[str, Any] | None,
+    group: Mapping[str, Any] | None = None,
 ) -> LogitFit:
     """A fit from the statement's rows of one model, one per term."""
     first = rows[0]
@@ -156,7 +156,7 @@ def fit_of_rows(
         levels=design.levels,
         confidence=confidence,
         sql=sql,
-        engine="sql",
+        engine="sql" if sql else "polars",
         group=group,
         problem=told,
     )

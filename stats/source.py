@@ -77,8 +77,8 @@ def open_source(path: Path) -> Source:
             "python_enable_replacements": "false",
         }
     )
+    load_macros(connection)
     try:
-        load_macros(connection)
         connection.execute(f"CREATE VIEW {RELATION} AS FROM {origin}")
     except duckdb.Error as error:
         connection.close()

@@ -1,0 +1,386 @@
+"""Logistic regression pass by pass with polars' streaming engine, for tables larger than memory.
+
+The same steps as the SQL statement: moments, a design made orthogonal, Newton's method with step
+halving; only the sums leave the stream. p-values come from the same SQL macros.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations_with_replacement
+from typing import Any
+
+import duckdb
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from stats.design import Design
+from stats.logit_newton_sql import MAX_ITERATIONS, STALLED, TOLERANCE
+
+_Vector = NDArray[np.float64]
+
+
+def _collect(frame: pl.LazyFrame) -> dict[str, Any]:
+    return frame.collect(engine="streaming").row(0, named=True)
+
+
+@dataclass(frozen=True)
+class _Frame:
+    """What the moments say; `problem` as in the statement."""
+
+    facts: dict[str, Any]
+    problem: str | None
+    centre: _Vector
+    to_design: _Vector
+    correlation: _Vector
+    start: _Vector
+
+
+def _weight() -> pl.Expr:
+    return pl.col("w")
+
+
+def _moments(rows: pl.LazyFrame, p: int) -> _Frame:
+    """Counts, means, and the transform that makes the terms orthogonal."""
+    y, w = pl.col("y"), pl.col("w")
+    facts = _collect(
+        rows.select(
+            pl.len().alias("rows_given"),
+            (y.is_finite() & (y != 0) & (y != 1)).sum().alias("rows_not_binary"),
+            (w < 0).sum().alias("rows_negative_weight"),
+        )
+    )
+    used = rows.filter(pl.col("complete") & (w > 0))
+    x = [pl.col(f"x{k}") for k in range(1, p + 1)]
+    facts |= _collect(
+        used.select(
+            pl.len().alias("rows_used"),
+            w.sum().alias("n"),
+            (w * y).sum().alias("n_events"),
+            (w != w.round()).any().alias("fractional"),
+            (w * pl.col("o")).sum().alias("offset"),
+            *((w * column).sum().alias(f"m{k}") for k, column in enumerate(x)),
+            *((column.min() == column.max()).alias(f"same{k}") for k, column in enumerate(x)),
+        )
+    )
+    n, events = facts["n"], facts["n_events"]
+    facts["is_constant"] = [bool(facts[f"same{k}"]) for k in range(p)]
+    empty = np.zeros(0)
+    checks = (
+        ("outcome", facts["rows_not_binary"] > 0),
+        ("weights", facts["rows_negative_weight"] > 0 or bool(facts["fractional"])),
+        ("no_rows", facts["rows_used"] == 0),
+        ("one_class", events in (0, n)),
+        ("too_few_rows", n <= p + 1),
+        ("constant", any(facts["is_constant"])),
+    )
+    for problem, found in checks:
+        if found:
+            return _Frame(facts, problem, empty, empty, empty, empty)
+    centre = np.array([facts[f"m{k}"] / n for k in range(p)])
+    centred = used.select(
+        "y", "w", *((column - centre[k]).alias(f"d{k}") for k, column in enumerate(x))
+    )
+    pairs = list(combinations_with_replacement(range(p), 2))
+    sums = [(w * pl.col(f"d{i}") * pl.col(f"d{j}")).sum().alias(f"c{i} {j}") for i, j in pairs]
+    sums += [(w * pl.col(f"d{k}") * (y - events / n)).sum().alias(f"g{k}") for k in range(p)]
+    products = _collect(centred.select(sums)) if sums else {}
+    c = np.zeros((p, p))
+    for i, j in pairs:
+        c[i, j] = c[j, i] = products[f"c{i} {j}"]
+    scale = np.sqrt(np.diag(c) / n)
+    correlation = c / n / np.outer(scale, scale) if p else c
+    whitening = _whiten(correlation)
+    facts["whitening"] = whitening.tolist()
+    diagonal = np.diag(whitening)
+    collinear = bool(np.any(~(diagonal**-2.0 > 1e-13 + 4e-16 * np.sqrt(n))))
+    unscaled = whitening / scale if p else whitening
+    to_design = np.eye(p + 1)
+    to_design[1:, 1:] = unscaled
+    to_design[1:, 0] = -unscaled @ centre
+    share = events / n
+    slope = np.array([products[f"g{k}"] / n for k in range(p)])
+    start = np.concatenate([[0.0], unscaled @ slope / share / (1 - share)])
+    return _Frame(facts, "collinear" if collinear else None, centre, to_design, correlation, start)
+
+
+def _whiten(r: _Vector) -> _Vector:
+    """As the macro matrix_whitening."""
+    p = len(r)
+    rows = np.zeros((p, p))
+    for k in range(p):
+        rest = np.eye(p)[k] - (rows[:k] @ r[k]) @ rows[:k]
+        rows[k] = rest / np.sqrt(max(rest @ r @ rest, 1e-300))
+    return rows
+
+
+def _likelihood(design: pl.LazyFrame, beta: _Vector) -> pl.LazyFrame:
+    """Residual r, information h and log-likelihood l of each row, as in the statement."""
+    p = len(beta) - 1
+    eta = pl.col("o") + float(beta[0])
+    for k in range(1, p + 1):
+        eta += pl.col(f"z{k}") * float(beta[k])
+    w = _weight()
+    return (
+        design.with_columns(eta.alias("eta"))
+        .with_columns((-pl.col("eta").abs()).exp().alias("e"))
+        .with_columns((1 / (1 + pl.col("e"))).alias("u"))
+        .with_columns(
+            (w * pl.col("e") * pl.col("u") ** 2).alias("h"),
+            (
+                w
+                * (
+                    pl.col("y")
+                    - pl.when(pl.col("eta") >= 0)
+                    .then(pl.col("u"))
+                    .otherwise(pl.col("e") * pl.col("u"))
+                )
+            ).alias("r"),
+            (
+                w
+                * (
+                    pl.col("y") * pl.col("eta")
+                    - pl.max_horizontal(pl.col("eta"), 0.0)
+                    + pl.col("u").log()
+                )
+            ).alias("l"),
+        )
+    )
+
+
+@dataclass(frozen=True)
+class _Solution:
+    beta: _Vector
+    step: _Vector
+    inverse: _Vector
+    loglik: float
+    decrement: float
+    iterations: int
+    converged: bool
+
+
+def _newton(
+    design: pl.LazyFrame, n: float, position: _Vector, step: _Vector, loglik: float
+) -> _Solution:
+    p = len(position) - 1
+    z = [pl.lit(1.0), *(pl.col(f"z{k}") for k in range(1, p + 1))]
+    pairs = list(combinations_with_replacement(range(p + 1), 2))
+    sums = [pl.col("l").sum().alias("reached")]
+    sums += [(pl.col("r") * z[k]).sum().alias(f"g{k}") for k in range(p + 1)]
+    sums += [(pl.col("h") * z[i] * z[j]).sum().alias(f"h{i} {j}") for i, j in pairs]
+    decrement, inverse, iterations, converged = np.inf, np.full((p + 1, p + 1), np.nan), 0, False
+    small, shrinking = STALLED
+    while iterations < MAX_ITERATIONS and not converged:
+        candidate = position + step
+        found = _collect(_likelihood(design, candidate).select(sums))
+        iterations += 1
+        reached = found["reached"]
+        if not np.isfinite(reached) or reached < loglik - 1e-10 * (1 + abs(loglik)):
+            step = step / 2
+            continue
+        position, loglik = candidate, reached
+        gradient = np.array([found[f"g{k}"] for k in range(p + 1)])
+        information = np.zeros((p + 1, p + 1))
+        for i, j in pairs:
+            information[i, j] = information[j, i] = found[f"h{i} {j}"]
+        try:
+            inverse = np.linalg.inv(information)
+        except np.linalg.LinAlgError:
+            break
+        new = inverse @ gradient
+        before, decrement = decrement, float(gradient @ new)
+        if not np.isfinite(decrement):
+            break
+        step = new
+        converged = decrement <= TOLERANCE * n or shrinking * before <= decrement <= small
+    beta = position + step if converged else position
+    return _Solution(beta, step, inverse, loglik, decrement, iterations, converged)
+
+
+def _separation(design: pl.LazyFrame, solution: _Solution) -> str:
+    if solution.converged:
+        return "none"
+    moved = pl.lit(float(solution.step[0]))
+    for k in range(1, len(solution.step)):
+        moved += pl.col(f"z{k}") * float(solution.step[k])
+    moved = (2 * pl.col("y") - 1) * moved
+    found = _collect(design.select(moved.min().alias("least"), moved.max().alias("most")))
+    least, most = found["least"], found["most"]
+    if not most > 1e-3 or not least >= -1e-6 * most:
+        return "none"
+    return "complete" if least > 1e-3 * most else "quasi"
+
+
+def _cluster_covariance(design: pl.LazyFrame, solution: _Solution, n: float) -> tuple[int, _Vector]:
+    p = len(solution.beta) - 1
+    scores = [pl.col("r").sum().alias("s0")]
+    scores += [(pl.col("r") * pl.col(f"z{k}")).sum().alias(f"s{k}") for k in range(1, p + 1)]
+    table = (
+        _likelihood(design, solution.beta)
+        .group_by("cluster")
+        .agg(scores)
+        .drop("cluster")
+        .collect(engine="streaming")
+        .to_numpy()
+    )
+    clusters = len(table)
+    sandwich = solution.inverse @ (table.T @ table) @ solution.inverse
+    correction = clusters / (clusters - 1) * (n - 1) / (n - p - 1) if clusters > 1 else np.nan
+    return clusters, sandwich * correction
+
+
+def fit_scan(scan: pl.LazyFrame, design: Design, fits: Sequence[int]) -> list[dict[str, Any]]:
+    """Fit models nested in each other to a stream.
+
+    Args:
+        scan: from `scan_relation`.
+        design: of the largest model.
+        fits: how many of the design's columns each model has, the first ones.
+
+    Returns:
+        For each the columns of the statement that are not of one term, with `estimates`,
+        `covariance`, `vif` and, with clusters, `cluster_covariance` and `n_clusters`.
+    """
+    p = len(design.columns)
+    roles = design.roles
+    rows = scan.with_columns(
+        pl.lit(1.0).alias("w") if roles.weights is None else pl.col("w"),
+        pl.lit(0.0).alias("o") if roles.offset is None else pl.col("o"),
+    )
+    frame = _moments(rows, p)
+    facts = frame.facts | {
+        "problem": frame.problem,
+        "n_dropped": frame.facts["rows_given"] - frame.facts["rows_used"],
+        "correlation": frame.correlation,
+    }
+    nothing = dict.fromkeys(
+        (
+            "df",
+            "covariance",
+            "converged",
+            "iterations",
+            "separation",
+            "loglik",
+            "loglik_null",
+            "aic",
+        )
+    )
+    if frame.problem is not None:
+        return [facts | nothing for _ in fits]
+    n, events = facts["n"], facts["n_events"]
+    names = ["y", "w", "o", *(["cluster"] if roles.cluster is not None else [])]
+    x = [pl.col(f"x{k + 1}") - float(frame.centre[k]) for k in range(p)]
+    z = []
+    for k in range(1, p + 1):
+        combined = x[0] * float(frame.to_design[k, 1])
+        for j in range(1, k):
+            combined += x[j] * float(frame.to_design[k, j + 1])
+        z.append(combined.alias(f"z{k}"))
+    stream = rows.filter(pl.col("complete") & (pl.col("w") > 0)).select(*names, *z)
+    odds = float(np.log(events / (n - events)))
+    null = float(events * np.log(events / n) + (n - events) * np.log1p(-events / n))
+    intercept = np.array([odds - facts["offset"] / n])
+    if roles.offset is not None:
+        null = _newton(stream, n, intercept, np.zeros(1), -np.inf).loglik
+    found = []
+    for size in fits:
+        position = np.concatenate([intercept, np.zeros(size)])
+        step = frame.start[: size + 1] if roles.offset is None else np.zeros(size + 1)
+        solution = _newton(stream, n, position, step, null if roles.offset is None else -np.inf)
+        back = frame.to_design[: size + 1, : size + 1]
+        whitening = np.array(facts["whitening"]).reshape(p, p)[:size, :size]
+        result = facts | {
+            "df": size,
+            "loglik": solution.loglik,
+            "loglik_null": null,
+            "aic": 2 * (size + 1) - 2 * solution.loglik,
+            "converged": solution.converged,
+            "iterations": solution.iterations,
+            "separation": _separation(stream, solution),
+            "estimates": back.T @ solution.beta,
+            "covariance": back.T @ solution.inverse @ back,
+            "vif": (whitening**2).sum(0),
+        }
+        if roles.cluster is not None:
+            clusters, covariance = _cluster_covariance(stream, solution, n)
+            result |= {
+                "n_clusters": clusters,
+                "cluster_covariance": back.T @ covariance @ back,
+            }
+        found.append(result)
+    return found
+
+
+def term_rows(
+    connection: duckdb.DuckDBPyConnection,
+    names: Sequence[str],
+    result: Mapping[str, Any],
+    confidence: float,
+) -> list[dict[str, Any]]:
+    """A model's terms as the statement gives them, tested by the SQL macros."""
+    if result["problem"] is not None:
+        return [dict(result)]
+    estimates = np.asarray(result["estimates"])
+    quantile, *_ = connection.execute(
+        "SELECT normal_quantile($1)", [(1 + confidence) / 2]
+    ).fetchall()[0]
+    vifs = [None, *map(float, result["vif"])]
+    rows = [
+        dict(result) | {"term": name, "estimate": float(value), "vif": vif}
+        for name, value, vif in zip(("Intercept", *names), estimates, vifs, strict=False)
+    ]
+    for prefix, covariance in (("", "covariance"), ("cluster_", "cluster_covariance")):
+        if result.get(covariance) is None:
+            continue
+        errors = np.sqrt(np.diag(result[covariance]))
+        tails = connection.execute(
+            "SELECT normal_two_sided(z) FROM unnest($1::DOUBLE[]) WITH ORDINALITY AS t(z, k) "
+            "ORDER BY k",
+            [(estimates / errors).tolist()],
+        ).fetchall()
+        for row, error, (p,) in zip(rows, errors, tails, strict=True):
+            low, high = (float(row["estimate"] + side * quantile * error) for side in (-1, 1))
+            row |= {
+                f"{prefix}se": float(error),
+                f"{prefix}z": float(row["estimate"] / error),
+                f"{prefix}p": p,
+                f"{prefix}ci_low": low,
+                f"{prefix}ci_high": high,
+            }
+            if not prefix:
+                row |= {
+                    "odds_ratio": float(np.exp(row["estimate"])),
+                    "or_low": float(np.exp(low)),
+                    "or_high": float(np.exp(high)),
+                }
+    return rows
+
+
+def roc_of_scan(scan: pl.LazyFrame, design: Design, estimates: Sequence[float]) -> dict[str, float]:
+    """In-sample sensitivity, specificity and AUC of a model of the first columns."""
+    roles = design.roles
+    weight = pl.lit(1.0) if roles.weights is None else pl.col("w")
+    score = pl.lit(float(estimates[0])) if roles.offset is None else estimates[0] + pl.col("o")
+    for k, value in enumerate(estimates[1:], 1):
+        score += pl.col(f"x{k}") * float(value)
+    table = (
+        scan.filter(pl.col("complete"))
+        .select(
+            score.alias("score"),
+            (weight * pl.col("y")).alias("positives"),
+            (weight * (1 - pl.col("y"))).alias("negatives"),
+        )
+        .group_by("score")
+        .agg(pl.col("positives").sum(), pl.col("negatives").sum())
+        .collect(engine="streaming")
+        .sort("score")
+    )
+    values, positives, negatives = table.select("score", "positives", "negatives").to_numpy().T
+    below = np.cumsum(negatives) - negatives
+    return {
+        "sensitivity": float(positives[values >= 0].sum() / positives.sum()),
+        "specificity": float(negatives[values < 0].sum() / negatives.sum()),
+        "auc": float(
+            (positives * (below + negatives / 2)).sum() / positives.sum() / negatives.sum()
+        ),
+    }

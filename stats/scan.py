@@ -1,0 +1,82 @@
+"""A design's columns as a polars stream, from a file in place or from a relation's copy."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import duckdb
+import polars as pl
+
+from stats.design import Design
+from stats.identifiers import quote_identifier, quote_literal
+from stats.source import MISSING, describe
+
+
+def scan_file(path: Path, types: Mapping[str, str]) -> pl.LazyFrame:
+    """A CSV or Parquet file, its texts and numbers as DuckDB takes them."""
+    if {suffix.lower() for suffix in path.suffixes} & {".parquet", ".pq"} or path.is_dir():
+        return pl.scan_parquet(path)
+    kinds = {
+        name: pl.String if kind == "VARCHAR" else pl.Boolean if kind == "BOOLEAN" else pl.Float64
+        for name, kind in types.items()
+    }
+    tab = ".tsv" in {suffix.lower() for suffix in path.suffixes}
+    return pl.scan_csv(
+        path, separator="\t" if tab else ",", schema_overrides=kinds, null_values=list(MISSING)
+    )
+
+
+@contextmanager
+def scan_relation(
+    connection: duckdb.DuckDBPyConnection, design: Design, file: Path | None
+) -> Iterator[pl.LazyFrame]:
+    """The columns of a design as a lazy frame with the names y, x1.., w, o and cluster.
+
+    Args:
+        connection: of the relation.
+        design: on it.
+        file: what the relation is a view of, read in place; where None, the columns are copied to
+            a temporary Parquet file.
+    """
+    types = describe(connection, design.relation)
+    if file is not None:
+        yield _named(scan_file(file, types), design)
+        return
+    roles = design.roles
+    used = [roles.outcome, roles.weights, roles.offset, roles.cluster]
+    used += [atom.column for column in design.columns for atom in column.atoms]
+    listed = ", ".join(
+        f"CAST({quote_identifier(name)} AS VARCHAR) AS {quote_identifier(name)}"
+        if types[name].startswith("ENUM")
+        else quote_identifier(name)
+        for name in dict.fromkeys(used)
+        if name is not None
+    )
+    with TemporaryDirectory() as folder:
+        copy = Path(folder) / "rows.parquet"
+        connection.execute(
+            f"COPY (SELECT {listed} FROM {quote_identifier(design.relation)}) "  # noqa: S608 - quoted
+            f"TO {quote_literal(str(copy))} (FORMAT parquet)"
+        )
+        yield _named(pl.scan_parquet(copy), design)
+
+
+def _named(scan: pl.LazyFrame, design: Design) -> pl.LazyFrame:
+    roles = design.roles
+    columns = [pl.col(roles.outcome).cast(pl.Float64).alias("y")]
+    columns += [column.polars().alias(f"x{k}") for k, column in enumerate(design.columns, 1)]
+    finite = ["y", *(f"x{k}" for k in range(1, len(design.columns) + 1))]
+    for name, role in (("w", roles.weights), ("o", roles.offset)):
+        if role is not None:
+            columns.append(pl.col(role).cast(pl.Float64).alias(name))
+            finite.append(name)
+    complete = pl.all_horizontal(pl.col(name).is_finite() for name in finite)
+    if roles.cluster is not None:
+        columns.append(pl.col(roles.cluster).alias("cluster"))
+        complete &= pl.col("cluster").is_not_null()
+    for name, is_text in design.factors.items():
+        if not is_text:
+            columns.append(pl.col(name).cast(pl.Float64).is_finite().alias(f"finite {name}"))
+            complete &= pl.col(f"finite {name}")
+    return scan.select(columns).with_columns(complete.fill_null(value=False).alias("complete"))
