@@ -8,7 +8,7 @@ statements. Every other file is a view of its name.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
@@ -17,6 +17,7 @@ _PARAMETER = re.compile(r"\$([a-z][a-z0-9_]*)")
 _COMMENT = re.compile(r"--[^\n]*")
 _COLUMN = re.compile(r"^-- column ([a-z][a-z0-9_]*)(?: \[([^\]]+)\])?: (.+)$", re.MULTILINE)
 _SETTING = re.compile(r"^-- parameter ([a-z][a-z0-9_]*): (.+)$", re.MULTILINE)
+_MACRO = re.compile(r"^CREATE OR REPLACE MACRO (\w+)", re.MULTILINE)
 MACROS = "macros"
 """The group whose files make macros rather than views."""
 
@@ -107,9 +108,12 @@ def load(name: str) -> SqlFile:
     return files[name]
 
 
-def macros() -> list[SqlFile]:
-    """The files of `CREATE MACRO` statements; a macro may use those of any of them."""
-    return [file for file in load_all().values() if file.group == MACROS]
+@cache
+def macros() -> tuple[SqlFile, ...]:
+    """The files of `CREATE MACRO` statements, each after those whose macros it uses."""
+    files = [file for file in load_all().values() if file.group == MACROS]
+    made = {file.name: _MACRO.findall(file.text) for file in files}
+    return _ordered(files, lambda file, other: any(map(file.mentions, made[other.name])))
 
 
 def macro_text() -> str:
@@ -141,16 +145,25 @@ def needed_by(query: str, groups: tuple[str, ...]) -> set[str]:
 @cache
 def views(groups: tuple[str, ...]) -> tuple[SqlFile, ...]:
     """The parameterless files of some groups, each after those it reads."""
-    waiting = [file for file in load_all().values() if file.group in groups and not file.parameters]
+    files = [file for file in load_all().values() if file.group in groups and not file.parameters]
+    return _ordered(files, lambda file, other: file.mentions(other.name))
+
+
+def _ordered(
+    files: Sequence[SqlFile], needs: Callable[[SqlFile, SqlFile], bool]
+) -> tuple[SqlFile, ...]:
+    """Files with each after those it needs."""
+    waiting = list(files)
     ordered: list[SqlFile] = []
     while waiting:
         ready = [
             file
             for file in waiting
-            if not any(file.mentions(other.name) for other in waiting if other is not file)
+            if not any(needs(file, other) for other in waiting if other is not file)
         ]
         if not ready:
-            raise ValueError(f"views read each other: {', '.join(file.name for file in waiting)}")
+            names = ", ".join(file.name for file in waiting)
+            raise ValueError(f"SQL files need each other: {names}")
         ordered += ready
         waiting = [file for file in waiting if file not in ready]
     return tuple(ordered)
