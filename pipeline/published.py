@@ -157,7 +157,8 @@ def ingest_published(lake: Lake, settings: Settings, paths: Sequence[Path]) -> P
     files = list(published_files(paths))
     if not files:
         return PublishedReport()
-    known = set(lake.sql("SELECT DISTINCT sha256 FROM published_cases_history")["sha256"])
+    # A file renamed to another bone is another table.
+    known = set(lake.sql("SELECT DISTINCT sha256, bone FROM published_cases_history").rows())
     shown = lake.sql("SELECT * EXCLUDE (batch_id) FROM quarantine WHERE stage = 'published'")
     tables: dict[str, pl.DataFrame] = {}
     refusals: list[Row] = []
@@ -170,7 +171,7 @@ def ingest_published(lake: Lake, settings: Settings, paths: Sequence[Path]) -> P
             continue
         sha256, bone = table["sha256"][0], table["bone"][0]
         rival = tables.get(bone)
-        if sha256 in known or (rival is not None and rival["sha256"][0] == sha256):
+        if (sha256, bone) in known or (rival is not None and rival["sha256"][0] == sha256):
             unchanged += 1
         elif rival is not None:
             refusals.append(_refusal(_rivalry(short_name(path), bone, rival["file"][0])))
