@@ -17,6 +17,9 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 ENVIRONMENTS = REPOSITORY / ".venv-bench"
 SCRIPTS = Path(__file__).resolve().parent / "peer_scripts"
 
+OWN = "kneelake"
+"""Not a peer: this environment, in a process of its own, so that memory is compared fairly."""
+
 REQUIREMENTS: Mapping[str, tuple[str, ...]] = {
     # Unmaintained since 2022: these are the newest versions it still runs with.
     "dosma": (
@@ -30,6 +33,9 @@ REQUIREMENTS: Mapping[str, tuple[str, ...]] = {
     ),
     # nibabel is imported but not declared by it.
     "pymskt": ("mskt==0.1.22", "nibabel"),
+    "nilearn": ("nilearn==0.13.1", "pyarrow"),
+    "brainstat": ("brainstat==0.5.2", "pyarrow"),
+    "tfce": ("tfce==0.1.0", "pyarrow"),
 }
 
 
@@ -39,6 +45,8 @@ def peer_python(peer: str) -> Path:
     Raises:
         subprocess.CalledProcessError: the environment cannot be made, e.g. without a network.
     """
+    if peer == OWN:
+        return Path(sys.executable)
     environment = ENVIRONMENTS / peer
     python = environment / "bin" / "python"
     done = environment / "requirements.txt"

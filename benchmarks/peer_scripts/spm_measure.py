@@ -1,0 +1,33 @@
+"""Reading a maps file and timing a job, the same for every tool that `benchmarks.spm` compares."""
+
+import resource
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+FOLDER = Path(sys.argv[1])
+
+
+def read_maps() -> np.ndarray:
+    """The maps of the Parquet file as float64, shape (n_case, n_vertex)."""
+    import pyarrow.parquet as pq
+
+    table = pq.read_table(str(np.load(FOLDER / "maps_file.npy")))
+    values = table["values"].combine_chunks()
+    flat = values.values.to_numpy()
+    return flat.reshape(len(values), -1).T.astype(np.float64)
+
+
+def measure(job, repeats: int) -> tuple:
+    """The answer of the last run; writes CPU s, wall s of the quickest, and peak MB, as `cost`."""
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    best = (np.inf, np.inf)
+    for _ in range(repeats):
+        wall, cpu = time.perf_counter(), time.process_time()
+        answer = job()
+        best = min(best, (time.process_time() - cpu, time.perf_counter() - wall))
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    np.save(FOLDER / "cost.npy", np.array([*best, peak, before]))
+    return answer
