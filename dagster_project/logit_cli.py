@@ -124,21 +124,33 @@ def _logit(parsed: argparse.Namespace) -> int:
         "weights": parsed.weights,
         "offset": parsed.offset,
     }
+    more: dict[str, Any] = {"engine": parsed.engine, "profile": parsed.profile}
+    if parsed.engine == "polars" and is_file(parsed.table):
+        # Read in place, so that it may be larger than memory.
+        more["file"] = Path(parsed.table)
     base = split_terms(parsed.base)
     with opened(parsed, parsed.table) as (connection, relation):
         if parsed.by is not None:
             if parsed.add is not None:
                 raise ValueError("--by fits one model per group: leave --add out")
+            if parsed.engine != "sql" or parsed.profile or parsed.bootstrap is not None:
+                raise ValueError("--by goes without --engine polars, --profile and --bootstrap")
             by = [name.strip() for name in parsed.by.split(",")]
             fits = fit_logit_groups(connection, relation, parsed.outcome, base, by=by, **options)
             return _print_groups(parsed, fits)
         replicates = _bootstrap(parsed, connection, relation)
         if parsed.add is not None:
             nested = nested_logit(
-                connection, relation, parsed.outcome, base, split_terms(parsed.add), **options
+                connection,
+                relation,
+                parsed.outcome,
+                base,
+                split_terms(parsed.add),
+                **options,
+                **more,
             )
             return _print_nested(parsed, nested, replicates)
-        fit = fit_logit(connection, relation, parsed.outcome, base, **options)
+        fit = fit_logit(connection, relation, parsed.outcome, base, **options, **more)
         return _print_fit(parsed, fit, replicates)
 
 
@@ -148,6 +160,8 @@ def _bootstrap(
     """Percentile intervals of each term of the largest model."""
     if parsed.bootstrap is None:
         return None
+    if parsed.weights is not None:
+        raise ValueError("--bootstrap draws rows or clusters: it goes without --weights")
     from stats.logit import bootstrap_logit
 
     terms = [*split_terms(parsed.base), *split_terms(parsed.add or "")]
@@ -157,6 +171,7 @@ def _bootstrap(
         parsed.outcome,
         terms,
         cluster=parsed.cluster,
+        offset=parsed.offset,
         n_replicates=parsed.bootstrap,
         seed=parsed.seed,
     )
@@ -283,15 +298,22 @@ def _with_extras(
 
 
 def _percentiles(replicates: "pl.DataFrame") -> "pl.DataFrame":
-    """Standard deviation and percentile interval of each term's estimates."""
+    """Standard deviation and percentile interval of each term over the replicates that have one."""
     import polars as pl
 
-    return replicates.group_by("term", maintain_order=True).agg(
-        pl.col("estimate").count().alias("replicates"),
-        pl.col("estimate").std().alias("bootstrap_se"),
-        pl.col("estimate").quantile(0.025, "linear").alias("bootstrap_low"),
-        pl.col("estimate").quantile(0.975, "linear").alias("bootstrap_high"),
-    )
+    sound = replicates.filter(pl.col("converged") & (pl.col("separation") == "none"))
+    terms = sound.columns[sound.columns.index("Intercept") :]
+    rows = [
+        {
+            "term": term,
+            "replicates": sound[term].count(),
+            "bootstrap_se": sound[term].std(),
+            "bootstrap_low": sound[term].quantile(0.025, "linear"),
+            "bootstrap_high": sound[term].quantile(0.975, "linear"),
+        }
+        for term in terms
+    ]
+    return pl.DataFrame(rows)
 
 
 def _print_counts(fit: "LogitFit") -> None:
