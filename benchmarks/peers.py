@@ -30,6 +30,14 @@ REQUIREMENTS: Mapping[str, tuple[str, ...]] = {
     ),
     # nibabel is imported but not declared by it.
     "pymskt": ("mskt==0.1.22", "nibabel"),
+    # All of them and kneelake's own code run in this one environment, in one process.
+    "gradcam": (
+        "torch==2.13.0",
+        "torchvision==0.28.0",
+        "monai==1.6.1",
+        "grad-cam==1.5.7",
+        "captum==0.9.0",
+    ),
 }
 
 
