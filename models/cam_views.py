@@ -61,6 +61,7 @@ def upsampled(
     Args:
         maps: shape (..., h, w), phi before theta.
         size: pixels wanted, at least (h, w).
+        periodic_theta: whether the last column of cells borders on the first.
 
     Raises:
         ValueError: a size below the grid's, which this is no filter for.
