@@ -19,7 +19,9 @@ SEQUENCES = ("DESS", "MSME")
 ALL_TIMEPOINTS = "all"
 """Timepoint of a batch whose rows are of any visit: a release of clinical tables spans them all."""
 LEDGER_STEPS = ("segmentation", "maps")
-STEPS = ("ingest", "clinical", *LEDGER_STEPS)
+LEARNING_STEPS = ("predictions",)
+"""Steps that are pending model by model: their tables say themselves what has been done."""
+STEPS = ("ingest", "clinical", *LEDGER_STEPS, *LEARNING_STEPS)
 MISSING_REASONS: Mapping[str, str] = {
     "missing_form": "the source says the form or workbook is missing (SAS `.`)",
     "blank": "an empty cell",
@@ -52,6 +54,12 @@ MISSING_REASONS: Mapping[str, str] = {
 """Why a value is missing, as clinical tables say it; the letters are the OAI's SAS codes."""
 DIALECTS = ("contents", "nda", "ascii", "sas")
 """Forms of the OAI's tables, the one that keeps most last: of the same value the last counts."""
+TASKS = ("oa", "chronic_pain")
+"""What is classified; the models of `model_cases`."""
+STRATEGIES = ("thickness", "bone_shape", "t2", "bone_thickness", "thickness_t2", "all_biomarkers")
+"""The six merges of a bone's maps, as `models.strategies` defines them."""
+CAM_TARGETS = ("pain", "no_pain", "predicted", "contrastive")
+"""Targets of a Grad-CAM, as `models.gradcam` defines them; of osteoarthritis for its task."""
 BIOMARKER_UNITS: Mapping[str, str] = {
     "bone_shape": "mm",
     "cartilage_thickness": "mm",
@@ -496,6 +504,24 @@ OUTCOME_VALUES = (
 )
 
 
+def _prediction_key() -> tuple[Column, ...]:
+    """What a classifier's result on a knee-visit is of, and what it was computed from."""
+    return (
+        *_knee(),
+        _text("task", "What is predicted.", TASKS),
+        _BONE,
+        _text("strategy", "How the bone's maps are merged into three channels.", STRATEGIES),
+        _text("checkpoint_hash", "The network, as `classifiers` lists it."),
+        _text(
+            "input_fingerprint",
+            "SHA-256 of checkpoint, image, precision and code version.",
+        ),
+    )
+
+
+_PREDICTION_KEY = ("task", "bone", "strategy", "knee_visit")
+
+
 _ALL = (
     Table(
         "scans",
@@ -799,6 +825,80 @@ _ALL = (
         key=("subject_id", "side"),
         grain=("subject_id", "side"),
         rules=_reason_rules(OUTCOME_VALUES),
+    ),
+    Table(
+        "predictions",
+        "What each classifier says: one row per task, bone, strategy and knee-visit.",
+        (
+            *_prediction_key(),
+            _number("logit_no", "Logit of no pain (no osteoarthritis).", minimum=None),
+            _number("logit_yes", "Logit of pain (osteoarthritis).", minimum=None),
+            _number("probability", "Softmax probability of pain (osteoarthritis).", "1", 0, 1),
+            Column(
+                "predicted",
+                pa.bool_(),
+                "Pain (osteoarthritis) has the larger logit; no where they are equal.",
+            ),
+            BATCH_ID,
+        ),
+        step="predictions",
+        key=_PREDICTION_KEY,
+        grain=_PREDICTION_KEY,
+        rules=(_KNEE_VISIT_RULE,),
+    ),
+    Table(
+        "cam_index",
+        "Where each raw Grad-CAM lies: one row per task, bone, strategy and knee-visit.",
+        (
+            *_prediction_key(),
+            _text("part", "The Zarr part, relative to the lake's root."),
+            Column("row", pa.int64(), "The map's index in the part.", minimum=0),
+            BATCH_ID,
+        ),
+        step="predictions",
+        key=_PREDICTION_KEY,
+        grain=_PREDICTION_KEY,
+        rules=(_KNEE_VISIT_RULE,),
+    ),
+    Table(
+        "cam_biomarkers",
+        "Numbers of each rectified Grad-CAM at the last block: one row per task, bone, strategy, "
+        "knee-visit and target. Shares are NULL where the map is all zero.",
+        (
+            *_prediction_key(),
+            _text("target", "The class whose evidence the map shows.", CAM_TARGETS),
+            Column("all_zero", pa.bool_(), "No evidence for the target anywhere."),
+            _number(
+                "signed_sum", "Sum of the raw map: the target's logit less its bias.", minimum=None
+            ),
+            _number("positive_sum", "Sum of the rectified map."),
+            *(
+                _number(f"{region}_share{suffix}", f"{what}{how}.", "1", 0.0, 1.0, True)
+                for region, what in (
+                    ("medial", "Share of the mass that lies medial"),
+                    ("covered", "Share of the mass that lies on cartilage"),
+                )
+                for suffix, how in (
+                    ("", ", all pixels of the map alike"),
+                    ("_surface", ", pixels weighted by the surface each stands for"),
+                )
+            ),
+            _number("peak_phi", "Elevation of the cell with most evidence.", "rad", -4, 4, True),
+            _number("peak_theta", "Angle of that cell.", "rad", -4, 4, True),
+            _number(
+                "entropy",
+                "Entropy of the mass over the cells, from 0 (one cell) to 1 (all alike).",
+                "1",
+                0,
+                1.000001,
+                True,
+            ),
+            BATCH_ID,
+        ),
+        step="predictions",
+        key=_PREDICTION_KEY,
+        grain=(*_PREDICTION_KEY, "target"),
+        rules=(_KNEE_VISIT_RULE,),
     ),
     Table(
         "quarantine",

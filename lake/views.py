@@ -16,9 +16,11 @@ import sql
 from lake.delta import live_files
 from lake.errors import LakeError
 from lake.files import fsync_directory, fsync_file
-from lake.tables import TABLES, Table
+from lake.tables import LEDGER_STEPS, TABLES, Table
 
-VIEW_GROUPS = ("lake", "biomarkers", "cohort")
+LAZY_GROUPS = ("cohort", "learning")
+"""Views made only for queries that need them."""
+VIEW_GROUPS = ("lake", "biomarkers", *LAZY_GROUPS)
 
 
 def _quote(text: str) -> str:
@@ -92,8 +94,8 @@ def _result(table: Table, columns: str) -> str:
 def view_statements(root: Path, query: str | None = None) -> Iterator[str]:
     """The statements that make every view, in order.
 
-    With a query, views of the cohort it does not need are left out: DuckDB checks a view when it is
-    made, and these read each other eight deep, so all of them take a second.
+    With a query, views of the cohort and of learning it does not need are left out: DuckDB checks a
+    view when it is made, and these read each other eight deep, so all of them take a second.
 
     `batches` is looked at first: what it lists is complete in every table looked at later.
     """
@@ -113,17 +115,19 @@ def view_statements(root: Path, query: str | None = None) -> Iterator[str]:
         yield file.text
     files = {file.name: file for file in sql.views(VIEW_GROUPS)}
     if query is not None:
-        wanted = sql.needed_by(query, ("cohort",))
+        wanted = sql.needed_by(query, LAZY_GROUPS)
         files = {
-            name: file for name, file in files.items() if file.group != "cohort" or name in wanted
+            name: file
+            for name, file in files.items()
+            if file.group not in LAZY_GROUPS or name in wanted
         }
     yield f"CREATE VIEW current_results AS {files.pop('current_results').text}"
     for table in TABLES.values():
         columns = ", ".join(table.column_names)
-        if table.step in ("ingest", "clinical"):
-            yield f"CREATE VIEW {table.name} AS {_newest(table, columns)}"
-        elif table.step:
+        if table.step in LEDGER_STEPS:
             yield f"CREATE VIEW {table.name} AS {_result(table, columns)}"
+        elif table.step:
+            yield f"CREATE VIEW {table.name} AS {_newest(table, columns)}"
     for file in files.values():
         yield f"CREATE VIEW {file.name} AS {file.text}"
 

@@ -7,7 +7,8 @@ map is signed and complete: its sum plus the bias is the logit, so it says where
 lies. Other layers and Grad-CAM++ go through autograd.
 
 Sources: the paper's Methods; Selvaraju et al. 2017 (doi:10.1109/ICCV.2017.74); HiResCAM: Draelos
-and Carin 2020 (arXiv:2011.08891); Grad-CAM++: Chattopadhay et al. 2018 (doi:10.1109/WACV.2018.00097).
+and Carin 2020 (arXiv:2011.08891); Grad-CAM++: Chattopadhay et al. 2018
+(doi:10.1109/WACV.2018.00097).
 """
 
 from collections.abc import Iterator

@@ -11,13 +11,14 @@ from typing import Any, Literal
 
 from imaging.knee import MapParameters
 
-Step = Literal["ingest", "clinical", "segmentation", "maps"]
+Step = Literal["ingest", "clinical", "segmentation", "maps", "predictions"]
 
 CODE_VERSION: Mapping[Step, str] = {
     "ingest": "1",
     "clinical": "1",
     "segmentation": "1",
     "maps": "1",
+    "predictions": "1",
 }
 """Version of each step's code. Raised by hand when its numbers change: all knees of that step are
 then pending again."""
