@@ -46,6 +46,10 @@ Figure = dg.MarkdownMetadataValue | dg.TextMetadataValue
 TABLE_ASSETS = {
     "scans": "scan_inventory",
     "label_files": "scan_inventory",
+    "segmentation_networks": "segmentation_networks",
+    "network_labels": "network_segmentations",
+    "segmentation_cases": "segmentation_metrics",
+    "segmentation_performance": "segmentation_metrics",
     "segmentations": "segmentations",
     "tissue_volumes": "segmentations",
     "maps_index": "spherical_maps",

@@ -30,6 +30,7 @@ from lake.rows import Rows, to_arrow
 from lake.tables import (
     ALL_TIMEPOINTS,
     LEDGER_STEPS,
+    SPANNING_STEPS,
     STEPS,
     TABLES,
     TIMEPOINTS,
@@ -151,7 +152,7 @@ class Batch:
         if step not in STEPS:
             raise LakeError(f"{step} is not a step; use one of {', '.join(STEPS)}")
         # A release of clinical tables lands whole, and spans visits.
-        others = (ALL_TIMEPOINTS,) if step == "clinical" else (UNKNOWN_TIMEPOINT,)
+        others = (ALL_TIMEPOINTS,) if step in SPANNING_STEPS else (UNKNOWN_TIMEPOINT,)
         if timepoint not in (*TIMEPOINTS, *others):
             raise LakeError(
                 f"{timepoint} is not a timepoint of {step}; use V00 to V11 or '{others[0]}'"

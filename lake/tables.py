@@ -18,9 +18,11 @@ SIDES = ("RIGHT", "LEFT")
 SEQUENCES = ("DESS", "MSME")
 ALL_TIMEPOINTS = "all"
 """Timepoint of a batch whose rows are of any visit: a release of clinical tables spans them all."""
-LEDGER_STEPS = ("segmentation", "maps")
-LEARNING_STEPS = ("predictions",)
+LEDGER_STEPS = ("network_labels", "segmentation", "maps")
+LEARNING_STEPS = ("segmentation_networks", "predictions")
 """Steps that are pending model by model: their tables say themselves what has been done."""
+SPANNING_STEPS = ("clinical", "segmentation_networks")
+"""Steps whose batches span the visits."""
 STEPS = ("ingest", "clinical", *LEDGER_STEPS, *LEARNING_STEPS)
 MISSING_REASONS: Mapping[str, str] = {
     "missing_form": "the source says the form or workbook is missing (SAS `.`)",
@@ -279,7 +281,9 @@ def _text(
 
 _BONE = _text("bone", "The bone.", BONES)
 _SCHEME = _text("scheme", "The tissue map that gives the label values a meaning.")
-_SOURCE = _text("source", "Where the label comes from.", ("delivered",))
+NETWORK_SOURCES = ("ensemble", "monai_bundle", "nnunet")
+"""Where a label can come from besides a delivery: our networks, a MONAI bundle, nnU-Net."""
+_SOURCE = _text("source", "Where the label comes from.", ("delivered", *NETWORK_SOURCES))
 _LABEL_FINGERPRINT = _text("label_fingerprint", "SHA-256 of the label file's content.")
 
 
@@ -564,6 +568,109 @@ _ALL = (
         "Label volumes as they were delivered: one row per knee-visit.",
         (*_knee(), _SCHEME, _SOURCE, _LABEL_FINGERPRINT, BATCH_ID),
         step="ingest",
+        key=("knee_visit",),
+        grain=("knee_visit",),
+        rules=(_KNEE_VISIT_RULE,),
+    ),
+    Table(
+        "segmentation_networks",
+        "Segmentation networks trained here: the newest ensemble of each task, a row per network.",
+        (
+            _text("task", "What its ensemble segments.", ("bone", "cartilage")),
+            _text("member", "The network: task, architecture, dimensions and loss."),
+            _text("architecture", "vnet, or reduced for trials.", ("vnet", "reduced")),
+            _count("dimensions", "3 for volumes, 2 for sagittal slices.", 2),
+            _text("loss", "What it was trained with."),
+            _text("checkpoint", "Its weights, relative to the lake's root."),
+            _text("checkpoint_hash", "SHA-256 of that file."),
+            _text("data_hash", "Hash of the labelled scans and their splits."),
+            Column("seed", pa.int64(), "Of weights, sampling and augmentation.", minimum=0),
+            _count("best_step", "Step whose weights were kept.", 1),
+            _number("validation_dice", "Mean Dice at that step, validation cases.", "1", 0.0, 1.0),
+            BATCH_ID,
+        ),
+        partitioned=False,
+        step="segmentation_networks",
+        key=("task",),
+        grain=("task", "member"),
+    ),
+    Table(
+        "segmentation_cases",
+        "The newest ensembles against drawn labels: one row per knee-visit and tissue.",
+        (
+            *_knee(),
+            _text("split", "Of the labelled scans, by person.", ("train", "validation", "test")),
+            _text("tissue", "The tissue.", tuple(str(tissue) for tissue in Tissue)),
+            _text("segmenter_hash", "The ensembles and how they were run."),
+            _number("dice", "Dice score coefficient.", "1", 0.0, 1.0),
+            _number(
+                "mpts_mm",
+                "Mean distance of the predicted surface's points to the drawn surface; NULL where "
+                "either is empty.",
+                "mm",
+                0.0,
+                500.0,
+                True,
+            ),
+            _number(
+                "mpts_voxel_mm", "The same between edge voxels.", "mm", 0.0, 500.0, nullable=True
+            ),
+            _number("predicted_mm3", "Volume the networks found.", "mm3", 0.0, 2e6),
+            _number("drawn_mm3", "Volume drawn.", "mm3", 0.0, 2e6),
+            BATCH_ID,
+        ),
+        step="segmentation_networks",
+        key=("tissue",),
+        grain=("knee_visit", "tissue"),
+        rules=(_KNEE_VISIT_RULE,),
+    ),
+    Table(
+        "segmentation_performance",
+        "Table S1: how well the newest ensembles do on test people, one row per tissue. Intervals "
+        "are percentile bootstraps of the mean over knee-visits.",
+        (
+            _text("tissue", "The tissue.", tuple(str(tissue) for tissue in Tissue)),
+            _text("segmenter_hash", "The ensembles and how they were run."),
+            _count("n", "Test knee-visits.", 1),
+            _count("n_empty", "Of these the networks found nothing in; they have no distance."),
+            *(
+                _number(f"{measure}_{part}", f"{what}, {how}.", unit, 0.0, nullable=null)
+                for measure, what, unit, null in (
+                    ("dice", "Dice score coefficient", "1", False),
+                    ("mpts_mm", "Mean point-to-surface distance", "mm", True),
+                    ("mpts_voxel_mm", "The same between edge voxels", "mm", True),
+                )
+                for part, how in (
+                    ("mean", "mean"),
+                    ("low", "lower end of the 95 % interval"),
+                    ("high", "upper end of the 95 % interval"),
+                )
+            ),
+            BATCH_ID,
+        ),
+        partitioned=False,
+        step="segmentation_networks",
+        key=("tissue",),
+        grain=("tissue",),
+    ),
+    Table(
+        "network_labels",
+        "Labels that a network gave: one row per knee-visit.",
+        (
+            *_knee(),
+            _SCHEME,
+            _text("source", "What kind of network.", NETWORK_SOURCES),
+            _LABEL_FINGERPRINT,
+            _text("dess_fingerprint", "The scan it is a label of."),
+            _text("segmenter_hash", "The networks and how they were run."),
+            Column(
+                "replaces_delivered",
+                pa.bool_(),
+                "Whether it counts although a label was delivered; by default it does not.",
+            ),
+            BATCH_ID,
+        ),
+        step="network_labels",
         key=("knee_visit",),
         grain=("knee_visit",),
         rules=(_KNEE_VISIT_RULE,),

@@ -11,11 +11,21 @@ from typing import Any, Literal
 
 from imaging.knee import MapParameters
 
-Step = Literal["ingest", "clinical", "segmentation", "maps", "predictions"]
+Step = Literal[
+    "ingest",
+    "clinical",
+    "segmentation_networks",
+    "network_labels",
+    "segmentation",
+    "maps",
+    "predictions",
+]
 
 CODE_VERSION: Mapping[Step, str] = {
     "ingest": "1",
     "clinical": "1",
+    "segmentation_networks": "1",
+    "network_labels": "1",
     "segmentation": "1",
     "maps": "1",
     "predictions": "1",
@@ -37,6 +47,11 @@ class Settings:
         scheme: tissue map of labels that do not name theirs: a shipped name or a .toml file.
         workers: processes at most.
         maps: what the numbers depend on.
+        segmenter: what labels scans that came without a label: '' nothing, `ensemble` the networks
+            trained here, `monai_bundle:FOLDER` (several folders separated by the path separator
+            are averaged) or `nnunet:FOLDER`.
+        segmentation_preset: of training segmentation networks: '' none are trained, 'demo' or
+            'paper'.
     """
 
     lake_root: Path = Path("lake_data")
@@ -44,10 +59,15 @@ class Settings:
     scheme: str = "mskt"
     workers: int = 1
     maps: MapParameters = field(default_factory=MapParameters)
+    segmenter: str = ""
+    segmentation_preset: str = ""
 
     @classmethod
     def from_environment(cls, **overrides: Any) -> "Settings":
-        """Settings of KNEELAKE_ROOT, KNEELAKE_INBOX, KNEELAKE_SCHEME and KNEELAKE_WORKERS.
+        """Settings of the environment.
+
+        KNEELAKE_ROOT, KNEELAKE_INBOX, KNEELAKE_SCHEME, KNEELAKE_WORKERS, KNEELAKE_SEGMENTER and
+        KNEELAKE_SEGMENTATION_PRESET.
 
         Args:
             **overrides: any attribute; None leaves it to the environment.
@@ -61,6 +81,10 @@ class Settings:
             inbox=Path(given.pop("inbox", os.environ.get("KNEELAKE_INBOX", "inbox"))),
             scheme=given.pop("scheme", os.environ.get("KNEELAKE_SCHEME", "mskt")),
             workers=_workers(given.pop("workers", os.environ.get("KNEELAKE_WORKERS"))),
+            segmenter=given.pop("segmenter", os.environ.get("KNEELAKE_SEGMENTER", "")),
+            segmentation_preset=given.pop(
+                "segmentation_preset", os.environ.get("KNEELAKE_SEGMENTATION_PRESET", "")
+            ),
             **given,
         )
 

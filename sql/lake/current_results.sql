@@ -9,4 +9,4 @@ FROM ledger AS result
 LEFT JOIN ledger AS segmentation
     ON segmentation.knee_visit = result.knee_visit AND segmentation.step = 'segmentation'
 WHERE result.status = 'done'
-    AND (result.step = 'segmentation' OR segmentation.status IS DISTINCT FROM 'quarantined')
+    AND (result.step <> 'maps' OR segmentation.status IS DISTINCT FROM 'quarantined')
