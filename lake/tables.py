@@ -18,10 +18,11 @@ SIDES = ("RIGHT", "LEFT")
 SEQUENCES = ("DESS", "MSME")
 ALL_TIMEPOINTS = "all"
 """Timepoint of a batch whose rows are of any visit: a release of clinical tables spans them all."""
-LEDGER_STEPS = ("network_labels", "segmentation", "maps")
-LEARNING_STEPS = ("segmentation_networks", "predictions")
+LEDGER_STEPS = ("network_labels", "segmentation", "maps", "images")
+"""Steps that work knee-visit by knee-visit: the ledger says what they tried."""
+LEARNING_STEPS = ("segmentation_networks", "ranges", "classifiers", "sweep", "predictions")
 """Steps that are pending model by model: their tables say themselves what has been done."""
-SPANNING_STEPS = ("clinical", "segmentation_networks")
+SPANNING_STEPS = ("clinical", "segmentation_networks", "ranges", "classifiers", "sweep")
 """Steps whose batches span the visits."""
 STEPS = ("ingest", "clinical", *LEDGER_STEPS, *LEARNING_STEPS)
 MISSING_REASONS: Mapping[str, str] = {
@@ -160,6 +161,7 @@ class Table:
         key: what its newest batch replaces: rows of the same key in older batches leave the view.
         grain: the columns that tell two rows of a batch apart; () where rows may repeat.
         rules: conditions that involve more than one column.
+        parts: folder of the Zarr parts its column `part` points to; '' where it has none.
     """
 
     name: str
@@ -170,6 +172,7 @@ class Table:
     key: tuple[str, ...] = ()
     grain: tuple[str, ...] = ()
     rules: tuple[Check, ...] = ()
+    parts: str = ""
 
     @property
     def schema(self) -> pa.Schema:
@@ -523,6 +526,38 @@ def _prediction_key() -> tuple[Column, ...]:
     )
 
 
+_MODEL = (
+    _text("task", "What is predicted.", TASKS),
+    _BONE,
+    _text("strategy", "How the bone's maps are merged into three channels.", STRATEGIES),
+)
+_ARCHITECTURE = _text("architecture", "The network.", ("resnet18", "resnet34", "resnet50"))
+_WIDTH = _number("width", "Channels relative to the published network.", "1", 0.01, 4.0)
+_INITIALIZATION = _text("initialization", "What it began with.", ("random", "imagenet", "oa"))
+_CONFIG_HASH = _text("config_hash", "SHA-256 of the training's whole configuration.")
+_DATA_HASH = _text("data_hash", "SHA-256 of knee-visits, labels, splits and images.")
+_TRAINING_CODE = _text("code_version", "Version of the code that trained it.")
+
+
+def _seconds(what: str) -> Column:
+    return Column("seconds", pa.float64(), what, "s", minimum=0.0, varies=True)
+
+
+def _validation(nullable: bool = False) -> tuple[Column, ...]:
+    """How a classifier does on its validation split."""
+    return (
+        _number("val_loss", "Class-weighted cross-entropy.", "nats", nullable=nullable),
+        _number("val_sensitivity", "At a probability above 0.5.", "1", 0.0, 1.0, nullable),
+        _number("val_specificity", "At a probability of 0.5 or less.", "1", 0.0, 1.0, nullable),
+        _number("val_auc", "Area under the ROC curve.", "1", 0.0, 1.0, nullable),
+        _number("val_mcc", "Matthews correlation.", "1", -1.0, 1.0, nullable),
+    )
+
+
+_AUC_VARIATION = (
+    "Coefficient of variation of the validation AUC over the epochs: how rough the training was."
+)
+
 _PREDICTION_KEY = ("task", "bone", "strategy", "knee_visit")
 
 
@@ -755,6 +790,7 @@ _ALL = (
         key=("knee_visit",),
         grain=("knee_visit", "bone"),
         rules=(_KNEE_VISIT_RULE,),
+        parts="maps",
     ),
     Table(
         "biomarkers",
@@ -934,6 +970,157 @@ _ALL = (
         rules=_reason_rules(OUTCOME_VALUES),
     ),
     Table(
+        "map_ranges",
+        "What the ends of the 8-bit scale stand for: one row per set, bone and map. A set never "
+        "changes once it is fitted; fitting anew makes another, and the newest of its kind counts.",
+        (
+            _text("ranges_id", "Hash of the set's values and of how they were chosen."),
+            _text("population", "Knees it is fitted on.", ("training", "all")),
+            _number("lower_quantile", "Quantile of the lower end; 0 is the minimum.", "1", 0, 1),
+            _number("upper_quantile", "Quantile of the upper end; 1 is the maximum.", "1", 0, 1),
+            _BONE,
+            _text("biomarker", "The map; its unit follows.", tuple(BIOMARKER_UNITS)),
+            _number("minimum", "Value that becomes 0.", "mm or ms", -1000.0, 1000.0),
+            _number("maximum", "Value that becomes 255.", "mm or ms", -1000.0, 1000.0),
+            _count("n_knee_visit", "Knee-visits whose map it is fitted on.", 1),
+            _count("n_value", "Pixels with a value on those maps.", 1),
+            BATCH_ID,
+        ),
+        partitioned=False,
+        step="ranges",
+        key=("population", "lower_quantile", "upper_quantile"),
+        grain=("ranges_id", "bone", "biomarker"),
+        rules=(
+            Check("range_rises", "maximum", "maximum > minimum", "expected more than minimum"),
+            Check(
+                "quantiles_rise",
+                "upper_quantile",
+                "upper_quantile > lower_quantile",
+                "expected more than lower_quantile",
+            ),
+        ),
+    ),
+    Table(
+        "image_index",
+        "Where each knee's 8-bit image planes lie: one row per knee-visit and bone.",
+        (
+            *_knee(),
+            _BONE,
+            _text("part", "The Zarr part, relative to the lake's root."),
+            Column("row", pa.int64(), "The knee's index in the part.", minimum=0),
+            _text("ranges_id", "The set of `map_ranges` it was scaled with."),
+            Column("has_t2", pa.bool_(), "Whether the three T2 planes hold values."),
+            *(
+                _number(
+                    f"{end}_share",
+                    f"Largest share, over the planes, of values {end} the range.",
+                    "1",
+                    0.0,
+                    1.0,
+                )
+                for end in ("below", "above")
+            ),
+            BATCH_ID,
+        ),
+        step="images",
+        key=("knee_visit",),
+        grain=("knee_visit", "bone"),
+        rules=(_KNEE_VISIT_RULE,),
+        parts="images",
+    ),
+    Table(
+        "classifiers",
+        "Trained classifiers: one row per task, bone and strategy.",
+        (
+            *_MODEL,
+            _text("checkpoint_hash", "First 16 hex digits of the checkpoint's SHA-256."),
+            _text("path", "The checkpoint, relative to the lake's root."),
+            _ARCHITECTURE,
+            _WIDTH,
+            _INITIALIZATION,
+            _text("initialized_from", "File and SHA-256 it began with; '' for random weights."),
+            _text("config", "The training's whole configuration, JSON."),
+            _CONFIG_HASH,
+            _DATA_HASH,
+            _text("input_fingerprint", "SHA-256 of data, first weights, configuration and code."),
+            _text("ranges_id", "The set of `map_ranges` its images were scaled with."),
+            _count("seed", "Of weights, order of images and augmentation."),
+            _count("n_training", "Knee-visits it was trained on.", 1),
+            _count("n_validation", "Knee-visits its best epoch was chosen on.", 1),
+            _count("n_left_out", "Knee-visits of both without a map it needs."),
+            _count("n_epochs", "Epochs trained.", 1),
+            _count("best_epoch", "The epoch whose weights these are, from 1.", 1),
+            Column("stopped_early", pa.bool_(), "Whether patience ended the training."),
+            _count("batch_size", "Images at once; below the configured where memory ran out.", 1),
+            _number("auc_variation_percent", _AUC_VARIATION, "%"),
+            *_validation(),
+            _text("notes", "What a person should know of the training, JSON list."),
+            _TRAINING_CODE,
+            _seconds("The training took, since it was last resumed."),
+            BATCH_ID,
+        ),
+        partitioned=False,
+        step="classifiers",
+        key=("task", "bone", "strategy"),
+        grain=("task", "bone", "strategy"),
+    ),
+    Table(
+        "training_epochs",
+        "Epochs of the classifiers' trainings: one row per task, bone, strategy and epoch.",
+        (
+            *_MODEL,
+            _text("checkpoint_hash", "The checkpoint the training gave."),
+            _count("epoch", "From 1.", 1),
+            _number("train_loss", "Mean class-weighted loss while the weights moved.", "nats"),
+            *_validation(),
+            Column("is_best", pa.bool_(), "Whether its weights were kept."),
+            _seconds("The epoch took."),
+            BATCH_ID,
+        ),
+        partitioned=False,
+        step="classifiers",
+        key=("task", "bone", "strategy"),
+        grain=("task", "bone", "strategy", "epoch"),
+    ),
+    Table(
+        "sweep_runs",
+        "Trials of the search for hyperparameters: one row per task, bone, strategy and trial.",
+        (
+            *_MODEL,
+            _text("trial_id", "Initialisation, network, what is trained, rate."),
+            _ARCHITECTURE,
+            _WIDTH,
+            _INITIALIZATION,
+            _text("trained", "What learned.", ("all", "from_layer2", "from_layer3", "head")),
+            _number("learning_rate", "Of Adam.", "1", 0.0, 1.0),
+            _text("status", "How it ended.", ("done", "skipped", "failed")),
+            _text("reason", "Why it is not done; NULL where it is.", (), True),
+            _count("n_epochs", "Epochs trained."),
+            _whole("best_epoch", "Epoch of these numbers, from 1.", "", 1),
+            *_validation(nullable=True),
+            _number("auc_variation_percent", _AUC_VARIATION, "%", nullable=True),
+            _text("config", "The trial's whole configuration, JSON."),
+            _CONFIG_HASH,
+            _DATA_HASH,
+            _text("input_fingerprint", "SHA-256 of data, first weights, configuration and code."),
+            _TRAINING_CODE,
+            _seconds("The trial took."),
+            BATCH_ID,
+        ),
+        partitioned=False,
+        step="sweep",
+        key=("task", "bone", "strategy", "trial_id"),
+        grain=("task", "bone", "strategy", "trial_id"),
+        rules=(
+            Check(
+                "done_has_numbers",
+                "val_auc",
+                "(status = 'done') = (val_auc IS NOT NULL)",
+                "expected for trials that are done, and for no others",
+            ),
+        ),
+    ),
+    Table(
         "predictions",
         "What each classifier says: one row per task, bone, strategy and knee-visit.",
         (
@@ -966,6 +1153,7 @@ _ALL = (
         key=_PREDICTION_KEY,
         grain=_PREDICTION_KEY,
         rules=(_KNEE_VISIT_RULE,),
+        parts="cams",
     ),
     Table(
         "cam_biomarkers",

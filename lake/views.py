@@ -46,8 +46,13 @@ def _stored_values(files: Sequence[Path], column: str) -> set[str]:
 
 
 def parts_in_use(root: Path, committed: set[str]) -> set[str]:
-    """The map parts that committed rows, current or past, refer to."""
-    return _stored_values(committed_files(root, TABLES["maps_index"], committed), "part")
+    """The Zarr parts that committed rows, current or past, refer to."""
+    return {
+        part
+        for table in TABLES.values()
+        if table.parts
+        for part in _stored_values(committed_files(root, table, committed), "part")
+    }
 
 
 def committed_files(root: Path, table: Table, committed: set[str]) -> list[Path]:
