@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any, Literal
 
 import polars as pl
@@ -20,11 +21,11 @@ from imaging.archive import short_name
 from imaging.errors import BadInputError, Reason
 from imaging.labels import BONES, Bone
 from lake.maps import MapPart, concatenate_parts
-from lake.store import Lake
+from lake.store import Lake, local_root
 from pipeline.cluster import Cluster
 from pipeline.computing import Grid, Input, KneeResult, KneeTask, check_label, compute_maps
 from pipeline.config import CODE_VERSION, Settings, config_hash
-from pipeline.inbox import locate, located
+from pipeline.inbox import locate, located, missing_input
 from pipeline.ingest import Progress, unexpected
 from pipeline.locator import Locator
 
@@ -175,16 +176,41 @@ def _task(
             return None
         return Input(locate(settings.inbox, fingerprint), fingerprint)
 
-    label = located(settings.inbox, row["label_fingerprint"])
+    label, scheme_source = label_of(settings, row)
     return KneeTask(
         row,
-        Input(Locator(settings.inbox).path(label.key), row["label_fingerprint"]),
-        (label.outcome or {})["scheme_source"],
+        label,
+        scheme_source,
         grids.get(row["dess_fingerprint"]),
         # DESS is read for the shift of MSME only.
         find(row["dess_fingerprint"]) if row.get("msme_fingerprint") else None,
         find(row.get("msme_fingerprint")),
     )
+
+
+def label_of(settings: Settings, row: Mapping[str, Any]) -> tuple[Input, str]:
+    """Where the label of a row lies, delivered or a network's, and its tissue map.
+
+    Raises:
+        BadInputError: MISSING_INPUT.
+    """
+    fingerprint = row["label_fingerprint"]
+    if row["source"] != "delivered":
+        path = network_label_path(settings, row["timepoint"], fingerprint)
+        if not path.is_file():
+            raise missing_input(fingerprint)
+        return Input(path, fingerprint), row["scheme"]
+    record = located(settings.inbox, fingerprint)
+    return (
+        Input(Locator(settings.inbox).path(record.key), fingerprint),
+        (record.outcome or {})["scheme_source"],
+    )
+
+
+def network_label_path(settings: Settings, timepoint: str, fingerprint: str) -> Path:
+    """Where the lake keeps a network's label; named for its content, it never changes."""
+    root = local_root(settings.lake_root)
+    return root / "labels" / f"timepoint={timepoint}" / f"{fingerprint}.nrrd"
 
 
 def _answers(
