@@ -36,9 +36,7 @@ class Trial:
     @property
     def trial_id(self) -> str:
         """Its name, the same in every sweep, such as `oa-resnet50-from_layer2-lr1e-05`."""
-        return (
-            f"{self.initialization}-{self.architecture}-{self.trained}-lr{self.learning_rate:.0e}"
-        )
+        return f"{self.initialization}-{self.architecture}-{self.trained}-lr{self.learning_rate:g}"
 
     def config(self, base: TrainingConfig) -> TrainingConfig:
         """The training of this trial; what the grid does not vary is the base's."""
