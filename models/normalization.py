@@ -37,12 +37,13 @@ class MapRange:
 def to_levels(values: NDArray[np.floating], scale: MapRange) -> NDArray[np.uint8]:
     """Values of any shape as 8-bit levels; beyond the range they take its end, NaN is 0."""
     # Times 255 before the division: 0.5 of 5 mm is then exactly 25.5.
-    levels = (np.asarray(values, np.float64) - scale.minimum) * LEVELS
+    levels = (np.asarray(values) - scale.minimum) * LEVELS
     levels /= scale.maximum - scale.minimum
     np.clip(levels, 0, LEVELS, out=levels)
-    # floor, not rint: rint takes halves to the even neighbour.
-    levels = np.floor(levels + 0.5)
-    return np.where(np.isnan(levels), MISSING_LEVEL, levels).astype(np.uint8)
+    # Truncation after adding a half: rint would take halves to the even neighbour.
+    levels += 0.5
+    np.nan_to_num(levels, copy=False, nan=MISSING_LEVEL)
+    return levels.astype(np.uint8)
 
 
 def from_levels(levels: NDArray[np.uint8], scale: MapRange) -> NDArray[np.float64]:
