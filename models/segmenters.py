@@ -14,7 +14,7 @@ from typing import Literal, Protocol
 
 from imaging.errors import BadInputError, Reason
 from imaging.label_files import file_fingerprint, require_same_grid
-from imaging.labels import LabelVolume
+from imaging.labels import BONES, LabelVolume
 from imaging.volume import MIRROR_X, Side, Volume
 from models.segmentation_checkpoint import CheckpointMetadata, load_checkpoint, read_metadata
 from models.segmentation_inference import (
@@ -122,6 +122,17 @@ class EnsembleSegmenter:
         """Labels in scheme `kneelake` on the grid of the scan.
 
         Raises:
+            BadInputError: NOT_AN_IMAGE for a scan without contrast, MISSING_BONE where a bone is
+                not found.
+        """
+        labels = self.found(scan)
+        _require_found(labels, scan.knee_visit)
+        return labels
+
+    def found(self, scan: KneeScan) -> LabelVolume:
+        """What the networks find, bones that they miss and all.
+
+        Raises:
             BadInputError: NOT_AN_IMAGE for a scan without contrast.
         """
         prepared: dict[Spacing | None, Prepared] = {}
@@ -150,6 +161,18 @@ class EnsembleSegmenter:
             module, metadata = load_checkpoint(path)
             found[metadata.member.task].append(Network(metadata.member, module))
         return found
+
+
+def _require_found(labels: LabelVolume, knee_visit: str) -> None:
+    """The networks know every bone, so a bone they do not find is a failure of theirs."""
+    missing = [bone for bone in BONES if not labels.bone(bone).any()]
+    if missing:
+        raise BadInputError(
+            Reason.MISSING_BONE,
+            f"DESS of {knee_visit}",
+            f"is a scan in which the networks found no {' and no '.join(missing)}",
+            "Look at the scan and deliver a label of it, or train the networks on more scans",
+        )
 
 
 def _common_spacing(task: TaskName, metadata: Mapping[Path, CheckpointMetadata]) -> Spacing | None:

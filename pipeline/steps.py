@@ -41,7 +41,7 @@ class StepReport:
     """What a step did at one visit.
 
     Attributes:
-        step: 'segmentation' or 'maps'.
+        step: 'network_labels', 'segmentation' or 'maps'.
         timepoint: the visit.
         n_pending: knee-visits that were pending.
         n_done: of these computed.
@@ -131,7 +131,7 @@ def _materialize(
     counts = {"done": 0, "quarantined": 0, "missing": 0}
     batch_id = None
     if rows:
-        grids = _grids(lake, timepoint)
+        grids = grids_of(lake, timepoint)
         answers = _answers(step, settings, rows, grids, function, cluster, progress)
         for chunk in _in_chunks(rows, answers):
             batch_id = _commit(step, lake, settings, timepoint, chunk, counts) or batch_id
@@ -147,8 +147,8 @@ def _materialize(
     )
 
 
-def _grids(lake: Lake, timepoint: str) -> dict[str, Grid]:
-    """The grid of every DESS scan of a visit."""
+def grids_of(lake: Lake, timepoint: str) -> dict[str, Grid]:
+    """The grid of every DESS scan of a visit, by fingerprint."""
     rows = lake.sql(
         "SELECT series_fingerprint, n_slice, n_row, n_column, affine FROM scans "
         "WHERE sequence = 'DESS' AND timepoint = $timepoint",
