@@ -14,10 +14,13 @@ and Carin 2020 (arXiv:2011.08891); Grad-CAM++: Chattopadhay et al. 2018
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
+
+from numpy.typing import NDArray
 
 from models.classifier import NO, YES
 from models.errors import ModelError
+from models.training_config import Precision
 
 if TYPE_CHECKING:
     import torch
@@ -25,14 +28,15 @@ if TYPE_CHECKING:
 
 Method = Literal["grad_cam", "hires_cam", "grad_cam_plus_plus"]
 Target = Literal["pain", "no_pain", "predicted", "contrastive"]
-Precision = Literal["fp32", "bf16"]
 
 METHODS: tuple[Method, ...] = get_args(Method)
 TARGETS: tuple[Target, ...] = get_args(Target)
 LAST_BLOCK = "layer4"
 """The last convolutional block of a ResNet, the layer of the paper's maps."""
 
-_TOLERANCE: dict[Precision, float] = {"fp32": 1e-3, "bf16": 0.1}
+_Classes = TypeVar("_Classes", "torch.Tensor", NDArray[Any])
+
+_TOLERANCE: dict[Precision, float] = {"float32": 1e-3, "bfloat16": 0.1}
 """How far a network's own logits may lie from pooled features times weights, of their size."""
 
 
@@ -55,7 +59,7 @@ class ClassMaps:
 
 
 def class_maps(
-    network: "nn.Module", images: "torch.Tensor", *, precision: Precision = "fp32"
+    network: "nn.Module", images: "torch.Tensor", *, precision: Precision = "float32"
 ) -> ClassMaps:
     """Logits and the raw Grad-CAM of both classes at the last block, in closed form.
 
@@ -96,7 +100,7 @@ def gradient_cam(
     *,
     layer: str = LAST_BLOCK,
     method: Method = "grad_cam",
-    precision: Precision = "fp32",
+    precision: Precision = "float32",
 ) -> "torch.Tensor":
     """The raw signed map of one target by autograd, at any layer.
 
@@ -153,7 +157,7 @@ def cam(
     *,
     layer: str = LAST_BLOCK,
     method: Method = "grad_cam",
-    precision: Precision = "fp32",
+    precision: Precision = "float32",
 ) -> "torch.Tensor":
     """The raw signed map of one target, in closed form where that is exact, else by autograd.
 
@@ -165,9 +169,7 @@ def cam(
     return gradient_cam(network, images, target, layer=layer, method=method, precision=precision)
 
 
-def target_of(
-    classes: "torch.Tensor", target: Target, logits: "torch.Tensor | None" = None
-) -> "torch.Tensor":
+def target_of(classes: _Classes, target: Target, logits: _Classes | None = None) -> _Classes:
     """What belongs to a target of values given per class; tensors and numpy arrays alike.
 
     Args:
@@ -235,8 +237,8 @@ def _cast(images: "torch.Tensor", precision: Precision) -> AbstractContextManage
     import torch
 
     if precision not in _TOLERANCE:
-        raise GradCamError(f"{precision} is not a precision; use fp32 or bf16")
-    if precision == "fp32":
+        raise GradCamError(f"{precision} is not a precision; use float32 or bfloat16")
+    if precision == "float32":
         return nullcontext()
     return torch.autocast(images.device.type, torch.bfloat16)
 

@@ -8,8 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.bank import ImageBank
-from models.gradcam import GradCamError, Precision, class_maps
+from models.gradcam import GradCamError, class_maps
 from models.normalization import IMAGENET, ChannelNormalization
+from models.training_config import Precision
 
 if TYPE_CHECKING:
     from torch import nn
@@ -47,7 +48,7 @@ def predict(
     strategy: str,
     *,
     normalization: ChannelNormalization = IMAGENET,
-    precision: Precision = "fp32",
+    precision: Precision = "float32",
     batch_size: int = BATCH_SIZE,
     say: Callable[[str], None] | None = None,
 ) -> Predicted:

@@ -81,7 +81,7 @@ def test_maps_are_complete(resnet: torch.nn.Module, images: torch.Tensor) -> Non
 
 
 def test_maps_stay_complete_in_bfloat16(resnet: torch.nn.Module, images: torch.Tensor) -> None:
-    exact, rough = class_maps(resnet, images), class_maps(resnet, images, precision="bf16")
+    exact, rough = class_maps(resnet, images), class_maps(resnet, images, precision="bfloat16")
     torch.testing.assert_close(rough.maps.sum((2, 3)) + resnet.fc.bias, rough.logits)
     assert 0 < relative(rough.maps, exact.maps) < 0.05
 
