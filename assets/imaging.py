@@ -205,7 +205,7 @@ def scan_inventory(
 
 
 @dg.asset(
-    deps=[scan_inventory],
+    deps=[scan_inventory, "network_segmentations"],
     partitions_def=TIMEPOINT_PARTITIONS,
     group_name=GROUP,
     kinds={"python", "deltalake"},

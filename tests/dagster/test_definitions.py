@@ -18,7 +18,8 @@ from lake.tables import TABLES, TIMEPOINTS
 
 IMAGING = {
     "scan_inventory": set(),
-    "segmentations": {"scan_inventory"},
+    "network_segmentations": {"scan_inventory", "segmentation_networks"},
+    "segmentations": {"scan_inventory", "network_segmentations"},
     "spherical_maps": {"scan_inventory", "segmentations"},
     "knee_biomarkers": {"scan_inventory", "segmentations"},
 }
@@ -85,7 +86,7 @@ def test_assets_explain_themselves(defs: dg.Definitions) -> None:
 def test_writers_share_a_pool_of_one(defs: dg.Definitions) -> None:
     job = defs.resolve_job_def("update_timepoint")
     pools = {node.name: node.definition.pool for node in job.nodes}
-    for step in ("scan_inventory", "segmentations", "maps_and_biomarkers"):
+    for step in ("scan_inventory", "network_segmentations", "segmentations", "maps_and_biomarkers"):
         assert pools[step] == "lake_writer"
 
 
