@@ -970,6 +970,29 @@ _ALL = (
         rules=_reason_rules(OUTCOME_VALUES),
     ),
     Table(
+        "drawn_knees",
+        "Knee-visits whose maps were drawn from the phantom's model, without images, and what was "
+        "planted in them: one row per knee-visit and bone.",
+        (
+            *_knee(),
+            _BONE,
+            Column("seed", pa.int64(), "Of the cohort.", minimum=0),
+            _text("pain_label", "The label the planted change goes with.", nullable=True),
+            _number("amplitude", "How pronounced the planted change is.", "SD", -100.0, 100.0),
+            _number(
+                "separation",
+                "Its mean with chronic pain less that without; 0 in a null cohort.",
+                "SD",
+            ),
+            _text("effect", "What one SD does to the maps, as JSON."),
+            BATCH_ID,
+        ),
+        step="maps",
+        key=("knee_visit",),
+        grain=("knee_visit", "bone"),
+        rules=(_KNEE_VISIT_RULE,),
+    ),
+    Table(
         "map_ranges",
         "What the ends of the 8-bit scale stand for: one row per set, bone and map. A set never "
         "changes once it is fitted; fitting anew makes another, and the newest of its kind counts.",

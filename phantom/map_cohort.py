@@ -355,3 +355,15 @@ def draw_maps(
         area_mm2=(scale[:, None, None] ** 2 * reference.area_mm2).astype(np.float32),
         centroid_mm=np.broadcast_to(reference.centroid_mm, (len(knees), 3)),
     )
+
+
+def own_amplitude(seed: int, knee: DrawnKnee, bone: Bone) -> float:
+    """What a knee's amplitude has of its own, standard normal over knees.
+
+    Equal parts are the knee's, shared by its bones; the bone's; and the visit's.
+    """
+    key = [seed, knee.subject_id, knee.side == "LEFT"]
+    shared = np.random.default_rng([*key, 0, zlib.crc32(b"own amplitude")]).standard_normal()
+    of_bone = knee_rng(seed, knee, bone, "own amplitude").standard_normal()
+    of_visit = knee_rng(seed, knee, bone, "own amplitude", of_visit=True).standard_normal()
+    return float((shared + of_bone + of_visit) / np.sqrt(3.0))
