@@ -8,6 +8,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import pickle
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -24,6 +25,11 @@ if TYPE_CHECKING:
 FORMAT_VERSION = 1
 HASH_LENGTH = 16
 _KEY = "kneelake"
+UNREADABLE = (
+    *(pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError),
+    *(IndexError, KeyError, AttributeError, TypeError),
+)
+"""What torch raises on a file that is none of its own: its reader takes bytes for instructions."""
 
 _WRAPPED = (
     (re.compile(r"^(layer[1-4])\.1\.(\d+)\."), r"\1.\2."),
@@ -276,17 +282,15 @@ def read_pickled(path: Path) -> "dict[str, torch.Tensor]":
     Raises:
         CheckpointError: not such a file, or one that asks for more than tensors and numpy arrays.
     """
-    import pickle
-
     import torch
 
     require_file(path)
     try:
         with torch.serialization.safe_globals(_numpy_globals()):
             content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
+    except UNREADABLE as error:
         raise CheckpointError(
-            f"{path.name} cannot be read as weights ({str(error).splitlines()[0]}); give a file of "
+            f"{path.name} cannot be read as weights ({type(error).__name__}); give a file of "
             "torch.save(state_dict), or a .safetensors file"
         ) from error
     weights = content.get("model_state_dict", content) if isinstance(content, dict) else None

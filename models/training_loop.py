@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from models.checkpoint import write_bytes_whole
+from models.checkpoint import UNREADABLE, write_bytes_whole
 from models.classifier import seeded
 from models.errors import TrainingError
 from models.metrics import Metrics, classification_metrics
@@ -327,12 +327,10 @@ def _require_finite(loss: float, what: str, number: int, config: TrainingConfig)
 
 def _read_state(path: Path, key: str) -> dict[str, Any] | None:
     """The state of the same training, or None."""
-    import pickle
-
     import torch
 
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError):
+    except UNREADABLE:
         return None
     return state if isinstance(state, dict) and state.get("key") == key else None
