@@ -42,7 +42,7 @@ def to_levels(values: NDArray[np.floating], scale: MapRange) -> NDArray[np.uint8
     np.clip(levels, 0, LEVELS, out=levels)
     # Truncation after adding a half: rint would take halves to the even neighbour.
     levels += 0.5
-    np.nan_to_num(levels, copy=False, nan=MISSING_LEVEL)
+    levels[np.isnan(levels)] = MISSING_LEVEL
     return levels.astype(np.uint8)
 
 

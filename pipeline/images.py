@@ -26,7 +26,7 @@ from models.normalization import to_levels
 from models.strategies import PLANES
 from pipeline.config import CODE_VERSION, Step
 from pipeline.ingest import Progress
-from pipeline.map_ranges import RangeOptions, RangeSet, current_ranges
+from pipeline.map_ranges import RangeSet, current_ranges
 from pipeline.steps import BATCH_KNEES, StepReport
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def materialize_images(
     lake: Lake,
     timepoint: str,
     *,
-    options: RangeOptions | None = None,
+    ranges: RangeSet | None = None,
     progress: Progress | None = None,
 ) -> StepReport:
     """Turn every pending knee's maps of a visit into 8-bit planes, 32 knee-visits a batch.
@@ -70,21 +70,17 @@ def materialize_images(
     Args:
         lake: where the maps are.
         timepoint: the visit.
-        options: which kind of `map_ranges` to scale by.
+        ranges: to scale by; None for the set of `map_ranges` that counts.
         progress: told after each batch.
 
     Raises:
-        LakeError: such ranges were never fitted.
+        LakeError: no ranges were ever fitted.
         LakeBusyError: another process is writing to the lake.
     """
     start = time.perf_counter()
-    options = options or RangeOptions()
-    ranges = current_ranges(lake, options)
+    ranges = ranges or current_ranges(lake)
     if ranges is None:
-        raise LakeError(
-            f"there are no map ranges of population {options.population!r}, quantiles "
-            f"{options.lower_quantile:g} to {options.upper_quantile:g}; materialize map_ranges"
-        )
+        raise LakeError("there are no map ranges to scale images by; materialize map_ranges")
     config_hash, version = images_config_hash(ranges), CODE_VERSION[STEP]
     pending = lake.pending(STEP, config_hash, version, timepoint).to_dicts()
     places = _places(lake, timepoint) if pending else {}

@@ -6,11 +6,11 @@ test patient reaches a training image. Once fitted a set never changes: knees th
 clipped to it, and images made before stay as they are. Fitting anew is asked for by name.
 """
 
+import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -76,25 +76,39 @@ class RangeSet:
 
 
 def current_ranges(lake: Lake, options: RangeOptions | None = None) -> RangeSet | None:
-    """The newest set of its kind; None where none was ever fitted."""
-    options = options or RangeOptions()
+    """The set that counts: the one fitted last, or the newest of a kind.
+
+    Args:
+        lake: where it is kept.
+        options: the kind; None for whichever was fitted last, by which images are scaled.
+
+    Returns:
+        None where there is no such set.
+    """
     rows = lake.sql(
-        "SELECT ranges_id, bone, biomarker, minimum, maximum FROM map_ranges "
-        "WHERE population = $population AND lower_quantile = $low AND upper_quantile = $high "
-        "ORDER BY bone, biomarker",
+        "FROM map_ranges_history WHERE $population::VARCHAR IS NULL "
+        "OR (population, lower_quantile, upper_quantile) = ($population, $low, $high) "
+        "QUALIFY rank() OVER (ORDER BY batch_number DESC) = 1 ORDER BY bone, biomarker",
         {
-            "population": options.population,
-            "low": options.lower_quantile,
-            "high": options.upper_quantile,
+            "population": options.population if options else None,
+            "low": options.lower_quantile if options else None,
+            "high": options.upper_quantile if options else None,
         },
     ).to_dicts()
     if not rows:
         return None
+    first = rows[0]
     return RangeSet(
-        rows[0]["ranges_id"],
-        options,
+        first["ranges_id"],
+        RangeOptions(first["population"], first["lower_quantile"], first["upper_quantile"]),
         {(row["bone"], row["biomarker"]): MapRange(row["minimum"], row["maximum"]) for row in rows},
     )
+
+
+def count_knees(lake: Lake, options: RangeOptions) -> int:
+    """Knee-visits with maps that such ranges would be fitted on."""
+    found = {name for bone in BONES for name in _places(lake, bone, options)["knee_visit"]}
+    return len(found)
 
 
 def fit_map_ranges(
@@ -106,10 +120,12 @@ def fit_map_ranges(
 ) -> RangeSet:
     """The ranges of a lake: those it has, or new ones where it has none of their kind.
 
+    They are the set that counts from then on; where another did, every image is pending again.
+
     Args:
         lake: where maps and labels are.
-        options: how to choose them.
-        refit: fit a new set even so; every image is then pending again.
+        options: how to choose them; the defaults where None.
+        refit: fit a new set although there is one of this kind.
         progress: told after each bone.
 
     Raises:
@@ -117,8 +133,11 @@ def fit_map_ranges(
         LakeBusyError: another process is writing to the lake.
     """
     options = options or RangeOptions()
-    found = current_ranges(lake, options)
+    newest, found = current_ranges(lake), current_ranges(lake, options)
     if found is not None and not refit:
+        if newest is None or newest.ranges_id != found.ranges_id:
+            # Its rows once more, so that it is the set listed last.
+            _commit(lake, options, found.ranges_id, _rows_of(lake, found.ranges_id))
         return found
     rows: list[dict[str, Any]] = []
     for done, bone in enumerate(BONES, start=1):
@@ -132,43 +151,56 @@ def fit_map_ranges(
             else "there is no training knee with maps to fit ranges on; ingest the clinical "
             "tables, or fit on all knees (population 'all')"
         )
-    described = {
-        "population": options.population,
-        "lower_quantile": options.lower_quantile,
-        "upper_quantile": options.upper_quantile,
-    }
-    plain = json.dumps([described, CODE_VERSION[STEP], rows], sort_keys=True)
+    plain = json.dumps([dataclasses.asdict(options), CODE_VERSION[STEP], rows], sort_keys=True)
     ranges_id = hashlib.sha256(plain.encode()).hexdigest()[:16]
-    if found is None or found.ranges_id != ranges_id:
-        config_hash = hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
-        with lake.batch(STEP, ALL_TIMEPOINTS, CODE_VERSION[STEP], config_hash) as batch:
-            batch.add("map_ranges", [{"ranges_id": ranges_id, **described, **row} for row in rows])
-    fitted = current_ranges(lake, options)
-    assert fitted is not None  # noqa: S101 - it has just been committed
-    return fitted
+    if newest is None or newest.ranges_id != ranges_id:
+        _commit(lake, options, ranges_id, rows)
+    ranges: dict[tuple[Bone, str], MapRange] = {
+        (row["bone"], row["biomarker"]): MapRange(row["minimum"], row["maximum"]) for row in rows
+    }
+    return RangeSet(ranges_id, options, ranges)
 
 
-def _places(lake: Lake, bone: Bone, population: Population) -> pl.DataFrame:
-    """Part and row of the maps to fit on, those of one part together."""
+def _commit(
+    lake: Lake, options: RangeOptions, ranges_id: str, rows: Sequence[Mapping[str, Any]]
+) -> None:
+    described = dataclasses.asdict(options)
+    config_hash = hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
+    with lake.batch(STEP, ALL_TIMEPOINTS, CODE_VERSION[STEP], config_hash) as batch:
+        batch.add("map_ranges", [{**row, "ranges_id": ranges_id, **described} for row in rows])
+
+
+def _rows_of(lake: Lake, ranges_id: str) -> list[dict[str, Any]]:
+    """What is stored of a set, once."""
+    return lake.sql(
+        "SELECT DISTINCT bone, biomarker, minimum, maximum, n_knee_visit, n_value "
+        "FROM map_ranges_history WHERE ranges_id = $ranges_id",
+        {"ranges_id": ranges_id},
+    ).to_dicts()
+
+
+def _places(lake: Lake, bone: Bone, options: RangeOptions) -> pl.DataFrame:
+    """Maps to fit on, those of one part together."""
     chosen = {
         "training": "SEMI JOIN (FROM model_cases WHERE split = 'training') USING (knee_visit)",
         "all": "",
     }
     return lake.sql(
-        f"SELECT part, row FROM maps_index {chosen[population]} "  # noqa: S608 - one of two texts
-        "WHERE bone = $bone ORDER BY part, row",
+        "SELECT knee_visit, part, row FROM maps_index "  # noqa: S608 - one of two texts
+        f"{chosen[options.population]} WHERE bone = $bone ORDER BY part, row",
         {"bone": bone},
     )
 
 
 def _fit_bone(lake: Lake, bone: Bone, options: RangeOptions) -> list[dict[str, Any]]:
     """A row per map of a bone that some knee has."""
-    places = [(str(part), int(row)) for part, row in _places(lake, bone, options.population).rows()]
+    found = _places(lake, bone, options)
+    places = list(zip(found["part"].to_list(), found["row"].to_list(), strict=True))
     rows = []
     for plane in PLANES if places else ():
         tally = _Tally(plane)
         for first in range(0, len(places), _READ_AT_ONCE):
-            tally.add(_read(lake.root, plane, places[first : first + _READ_AT_ONCE]))
+            tally.add(read_rows(lake.root, plane, places[first : first + _READ_AT_ONCE]))
         if tally.n_value:
             low, high = (
                 tally.quantile(options.lower_quantile),
@@ -190,10 +222,6 @@ def _fit_bone(lake: Lake, bone: Bone, options: RangeOptions) -> list[dict[str, A
                 }
             )
     return rows
-
-
-def _read(root: Path, plane: str, places: list[tuple[str, int]]) -> NDArray[np.float32]:
-    return read_rows(root, plane, places)
 
 
 class _Tally:
