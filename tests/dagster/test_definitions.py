@@ -23,6 +23,10 @@ IMAGING = {
     "spherical_maps": {"scan_inventory", "segmentations"},
     "knee_biomarkers": {"scan_inventory", "segmentations"},
 }
+IMAGES = {
+    "map_ranges": {"spherical_maps", "model_cases"},
+    "training_images": {"map_ranges", "spherical_maps"},
+}
 BIOMARKERS = {
     "biomarkers_long": {"knee_biomarkers"},
     "biomarkers_wide": {"biomarkers_long"},
@@ -61,6 +65,7 @@ def test_graph(defs: dg.Definitions) -> None:
         for name, node in keys.items()
     }
     assert {name: parents[name] for name in IMAGING} == IMAGING
+    assert {name: parents[name] for name in IMAGES} == IMAGES
     # A view may join the graph by being added to sql/biomarkers; these must be there.
     assert {name: parents[name] for name in BIOMARKERS} == BIOMARKERS
     views = {
