@@ -281,11 +281,9 @@ class Loop:
         self._task.learning_mode()
         generator = torch.Generator().manual_seed((config.seed << 20) + number)
         order = torch.randperm(len(self._rows), generator=generator).to(self._device)
-        # Batches of nearly the same size: a last batch of a few images has no good statistics.
-        batches = order.tensor_split(math.ceil(len(order) / progress.batch_size))
         total = torch.zeros((), device=self._device)
         with seeded((config.seed << 20) + number, self._device):
-            for some in batches:
+            for some in self._batches(order, progress.batch_size):
                 images = self._task.source.batch(self._rows[some], generator)
                 labels = self._labels[some]
                 with autocast(config, self._device):
@@ -306,6 +304,8 @@ class Loop:
     def _validate(self, progress: Progress, number: int) -> Metrics:
         import torch
 
+        if self._config.batch_norm_statistics == "recomputed":
+            self._recompute_statistics(progress.batch_size)
         self._task.learner.eval()
         found = []
         with torch.no_grad(), autocast(self._config, self._device):
@@ -315,6 +315,33 @@ class Loop:
         metrics = classification_metrics(logits, self._task.validation_is_case, self._weights)
         _require_finite(metrics.loss, "validation", number, self._config)
         return metrics
+
+    def _recompute_statistics(self, batch_size: int) -> None:
+        """Replace running statistics of layers that learn by averages over the training split."""
+        import torch
+
+        learner = self._task.learner
+        self._task.learning_mode()
+        layers = [
+            layer
+            for layer in learner.modules()
+            if isinstance(layer, torch.nn.BatchNorm2d) and layer.training
+        ]
+        momenta = [layer.momentum for layer in layers]
+        for layer in layers:
+            layer.reset_running_stats()
+            # None is torch's way of saying: the plain average of all batches.
+            layer.momentum = None
+        with torch.no_grad(), autocast(self._config, self._device):
+            for some in self._batches(self._rows, batch_size) if layers else ():
+                learner(self._task.source.batch(some, None))
+        for layer, momentum in zip(layers, momenta, strict=True):
+            layer.momentum = momentum
+
+    @staticmethod
+    def _batches(rows: "torch.Tensor", batch_size: int) -> "tuple[torch.Tensor, ...]":
+        # Of nearly the same size: a last batch of a few images has no good statistics.
+        return rows.tensor_split(math.ceil(len(rows) / batch_size))
 
 
 def _require_finite(loss: float, what: str, number: int, config: TrainingConfig) -> None:
