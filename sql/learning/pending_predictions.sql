@@ -11,9 +11,9 @@
 WITH wanted AS (
     SELECT
         images.knee_visit,
-        cases.subject_id,
-        cases.side,
-        cases.timepoint,
+        located.subject_id,
+        located.side,
+        located.timepoint,
         classifiers.task,
         classifiers.bone,
         classifiers.strategy,
@@ -32,8 +32,9 @@ WITH wanted AS (
         ) AS input_fingerprint
     FROM classifiers
     JOIN model_images AS images USING (task, bone, ranges_id)
-    JOIN model_cases AS cases ON cases.model = images.task AND cases.knee_visit = images.knee_visit
-    WHERE ($timepoint::VARCHAR IS NULL OR cases.timepoint = $timepoint)
+    -- Not `model_cases` once more: the cohort is worked out once.
+    JOIN image_index AS located USING (knee_visit, bone)
+    WHERE ($timepoint::VARCHAR IS NULL OR located.timepoint = $timepoint)
         AND (images.has_t2 OR classifiers.strategy IN ('thickness', 'bone_shape', 'bone_thickness'))
 )
 SELECT
