@@ -46,7 +46,7 @@ REGION_CENTRE_MM: Mapping[Bone, tuple[float, float, float]] = {
     # The lateral facet, where the paper finds what is sensitive to pain.
     "patella": (-9.0, 7.0, 3.0),
 }
-"""Where the planted region lies, in the bone's own frame at size 1."""
+"""Near what the planted region lies, in the bone's own frame at size 1."""
 
 REGION_SD_MM: Mapping[Bone, float] = {"femur": 7.5, "tibia": 7.5, "patella": 5.0}
 
@@ -196,7 +196,9 @@ def _region_at(reference: ReferenceBone, centre_mm: FloatArray) -> Region:
 def planted_region(bone: Bone) -> Region:
     """The region that is the same in every knee."""
     reference = reference_bone(bone)
-    return _region_at(reference, np.array(REGION_CENTRE_MM[bone]) * reference.size)
+    points = reference.points_mm.reshape(-1, 3)
+    centre = np.array(REGION_CENTRE_MM[bone]) * reference.size
+    return _region_at(reference, points[np.argmin(((points - centre) ** 2).sum(axis=1))])
 
 
 def knee_region(seed: int, knee: DrawnKnee, bone: Bone, effect: PlantedEffect) -> Region:
