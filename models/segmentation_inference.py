@@ -79,9 +79,8 @@ def ensemble_probabilities(
 
     tasks = {network.member.task for network in networks}
     if len(tasks) != 1:
-        raise ValueError(
-            f"an ensemble needs networks of one task; given: {sorted(tasks) or 'none'}"
-        )
+        given = ", ".join(sorted(tasks)) or "none"
+        raise ValueError(f"an ensemble needs networks of one task; given: {given}")
     n_class = TASKS[networks[0].member.task].n_class
     total = torch.zeros((n_class, *image.shape), dtype=torch.float32)
     for dimensions in (2, 3):

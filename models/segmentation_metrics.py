@@ -119,9 +119,12 @@ def _polydata(vertices_mm: NDArray[np.float64], faces: NDArray[np.int64]) -> "vt
 
     points = vtkPoints()
     points.SetData(numpy_to_vtk(np.ascontiguousarray(vertices_mm), deep=True))
-    counted = np.column_stack([np.full(len(faces), 3), faces]).astype(np.int64).ravel()
+    offsets = np.arange(0, 3 * len(faces) + 1, 3, dtype=np.int64)
     cells = vtkCellArray()
-    cells.SetCells(len(faces), numpy_to_vtkIdTypeArray(counted, deep=True))
+    cells.SetData(
+        numpy_to_vtkIdTypeArray(offsets, deep=True),
+        numpy_to_vtkIdTypeArray(np.ascontiguousarray(faces, np.int64).ravel(), deep=True),
+    )
     mesh = vtkPolyData()
     mesh.SetPoints(points)
     mesh.SetPolys(cells)
