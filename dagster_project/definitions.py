@@ -9,7 +9,7 @@ from typing import Any
 
 import dagster as dg
 
-from assets import clinical, cohort_figures, images, imaging, segmentation
+from assets import classifiers, clinical, cohort_figures, images, imaging, segmentation
 from assets.resources import ClusterResource, LakeResource, ProgressResource
 from assets.sql_assets import sql_assets
 from dagster_project.automation import automation
@@ -35,7 +35,9 @@ def build_defs(**overrides: Any) -> dg.Definitions:
         raise TypeError(f"{', '.join(unknown)}: not a resource; use {', '.join(resources)}")
     return dg.Definitions(
         assets=[
-            *dg.load_assets_from_modules([imaging, segmentation, images, clinical, cohort_figures]),
+            *dg.load_assets_from_modules(
+                [imaging, segmentation, images, classifiers, clinical, cohort_figures]
+            ),
             *sql_assets(),
         ],
         asset_checks=[*all_checks(), *cohort_checks()],

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from models.augmentation import AUGMENTATIONS
 from models.bank import ImageBank, channel_statistics
 from models.classifier import freeze, pooled_features, set_training_mode
 from models.errors import TrainingError
@@ -113,15 +114,13 @@ class _Images:
     def batch(self, rows: "torch.Tensor", generator: "torch.Generator | None") -> "torch.Tensor":
         import torch
 
-        augment = generator is not None and self.config.augmentation == "authors"
-        if augment:
-            from models.augmentation import authors_augmentation as augmentation
+        augmentation = AUGMENTATIONS[self.config.augmentation] if generator is not None else None
         return self.data.bank.batch(
             rows,
             self.data.strategy,
             dtype=torch.bfloat16 if self.config.precision == "bfloat16" else torch.float32,
             normalization=self.normalization,
-            augmentation=augmentation if augment else None,
+            augmentation=augmentation,
             generator=generator,
         )
 

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
+from models.augmentation import AugmentationName
 from models.classifier import (
     TRAINED,
     FrozenBatchNorm,
@@ -23,7 +24,6 @@ from models.initialization import INITIALIZATIONS, InitializationKind
 SelectionRule = Literal["val_loss", "tpn", "val_auc"]
 ClassWeights = Literal["balanced", "authors", "none"]
 Precision = Literal["float32", "bfloat16"]
-AugmentationName = Literal["none", "authors"]
 NormalizationName = Literal["imagenet", "training"]
 BatchNormStatistics = Literal["running", "recomputed"]
 Preset = Literal["demo", "paper"]
@@ -67,7 +67,7 @@ class TrainingConfig:
         class_weights: of the loss: inverse to the training split's shares (paper), the authors'
             constants, or none.
         precision: bfloat16 computes under autocast with float32 weights.
-        augmentation: none (paper), or the random crops and flips of the authors' code.
+        augmentation: none (paper), small shifts, or the crops and flips of the authors' code.
         normalization: of the channels: ImageNet's, or the training split's own.
         batch_norm_statistics: what layers that learn use outside training: running averages, or
             averages over the training split recomputed after each epoch (Wu and Johnson,
