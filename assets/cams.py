@@ -45,8 +45,9 @@ _DEPS = [
 class PredictionConfig(dg.Config):
     """What is predicted and kept."""
 
-    cam_splits: list[Literal["training", "validation", "test"]] = Field(
-        default=["test"], description="Splits whose Grad-CAM maps are kept; the paper's is test."
+    cam_splits: list[str] = Field(
+        default=["test"],
+        description="Splits (training, validation, test) whose maps are kept; the paper: test.",
     )
     precision: Literal["float32", "bfloat16"] = Field(
         default="float32", description="Of the convolutions; bfloat16 is twice as fast on a CPU."

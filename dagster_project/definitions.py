@@ -9,7 +9,7 @@ from typing import Any
 
 import dagster as dg
 
-from assets import classifiers, clinical, cohort_figures, images, imaging, segmentation
+from assets import cams, classifiers, clinical, cohort_figures, images, imaging, segmentation
 from assets.resources import ClusterResource, LakeResource, ProgressResource
 from assets.sql_assets import sql_assets
 from dagster_project.automation import automation
@@ -36,7 +36,7 @@ def build_defs(**overrides: Any) -> dg.Definitions:
     return dg.Definitions(
         assets=[
             *dg.load_assets_from_modules(
-                [imaging, segmentation, images, classifiers, clinical, cohort_figures]
+                [imaging, segmentation, images, classifiers, cams, clinical, cohort_figures]
             ),
             *sql_assets(),
         ],
