@@ -27,8 +27,9 @@ class InferenceOptions:
     """How networks are run over a volume.
 
     Attributes:
-        window: of the 3-D networks, (slice, row, column); the 2-D ones see whole windows of rows
-            and columns. Each a multiple of 16. The training patch or larger.
+        window: of the 3-D networks, (slice, row, column); the 2-D ones see its rows and columns of
+            one slice. Each a multiple of 16, best the training patch or larger; a scan that is
+            smaller is seen whole.
         overlap: of neighbouring windows, as a share of the window.
         windows_at_once: batch size, 3-D; slices at once in 2-D are eight times as many.
         device: 'cpu' or 'cuda'. The sums stay in main memory.
@@ -102,7 +103,11 @@ def _windowed(
     from monai.inferers.utils import sliding_window_inference
 
     flat = dimensions == 2
-    window = (1, *options.window[1:]) if flat else options.window
+    # A scan smaller than the window would be mostly padding.
+    whole = [-(-size // SIZE_MULTIPLE) * SIZE_MULTIPLE for size in image.shape]
+    window = [min(own, most) for own, most in zip(options.window, whole, strict=True)]
+    if flat:
+        window[0] = 1
     device = torch.device(options.device)
     for module in modules:
         module.to(device).eval()
