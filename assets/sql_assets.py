@@ -1,8 +1,8 @@
 """A SQL file is an asset.
 
-Here: one Dagster asset per parameterless file of `sql/biomarkers`, `sql/cohort` and
-`sql/association`, its upstream and its columns' lineage read from the query by DuckDB's parser, its
-description and its columns' from the file's header. Not here: any SQL.
+Here: one Dagster asset per parameterless file of `sql/biomarkers`, `sql/cohort`,
+`sql/association` and `sql/learning`, its upstream and its columns' lineage read from the query by
+DuckDB's parser, its description and its columns' from the file's header. Not here: any SQL.
 
 They are views, so to materialise one is to evaluate it: that proves the query runs on the lake as
 it is now and records row count, columns and a preview. They are not partitioned, since longitudinal
@@ -23,11 +23,12 @@ from assets.sql_sources import relations_read, tables_read
 from lake.store import Lake
 from lake.tables import TABLES
 
-GROUPS = ("biomarkers", "cohort", "association")
+GROUPS = ("biomarkers", "cohort", "association", "learning")
 OWNERS = {
     "biomarkers": ["team:imaging"],
     "cohort": ["team:clinical"],
     "association": ["team:statistics"],
+    "learning": ["team:learning"],
 }
 
 WHEN_DATA_CHANGE = (

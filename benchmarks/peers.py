@@ -36,6 +36,14 @@ REQUIREMENTS: Mapping[str, tuple[str, ...]] = {
     "nilearn": ("nilearn==0.13.1", "pyarrow"),
     "brainstat": ("brainstat==0.5.2", "pyarrow"),
     "tfce": ("tfce==0.1.0", "pyarrow"),
+    # All of them and kneelake's own code run in this one environment, in one process.
+    "gradcam": (
+        "torch==2.13.0",
+        "torchvision==0.28.0",
+        "monai==1.6.1",
+        "grad-cam==1.5.7",
+        "captum==0.9.0",
+    ),
 }
 
 

@@ -9,7 +9,16 @@ from typing import Any
 
 import dagster as dg
 
-from assets import association, clinical, cohort_figures, imaging
+from assets import (
+    association,
+    cams,
+    classifiers,
+    clinical,
+    cohort_figures,
+    images,
+    imaging,
+    segmentation,
+)
 from assets.resources import ClusterResource, LakeResource, ProgressResource
 from assets.sql_assets import sql_assets
 from dagster_project.automation import automation
@@ -35,7 +44,18 @@ def build_defs(**overrides: Any) -> dg.Definitions:
         raise TypeError(f"{', '.join(unknown)}: not a resource; use {', '.join(resources)}")
     return dg.Definitions(
         assets=[
-            *dg.load_assets_from_modules([imaging, clinical, cohort_figures, association]),
+            *dg.load_assets_from_modules(
+                [
+                    imaging,
+                    segmentation,
+                    images,
+                    classifiers,
+                    cams,
+                    clinical,
+                    cohort_figures,
+                    association,
+                ]
+            ),
             *sql_assets(),
         ],
         asset_checks=[*all_checks(), *cohort_checks()],

@@ -22,10 +22,11 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 
 from assets.imaging import MapConfig
-from assets.partitions import TIMEPOINT_PARTITIONS
+from assets.partitions import MODEL_PARTITIONS, TIMEPOINT_PARTITIONS
 from assets.resources import ClusterResource, LakeResource, ProgressResource
 from dagster_project.definitions import build_defs
 from dagster_project.recovery import UNDER_WAY, close_lost_runs
+from dagster_project.stages import Stage, stages
 from lake.files import write_whole
 from pipeline.cluster import Engine
 from pipeline.config import Settings
@@ -47,22 +48,24 @@ class AssetResult:
 
     Attributes:
         asset: its name.
-        timepoint: the visit; None for an asset without partitions.
+        timepoint: the visit; None for an asset whose partitions are no visits.
         metadata: plain values only: numbers and text, no figures or tables.
         failed_checks: names of the checks that did not pass in this run.
+        model: the classifier, `<bone>|<strategy>`; None for other assets.
     """
 
     asset: str
     timepoint: str | None
     metadata: dict[str, Any]
     failed_checks: tuple[str, ...]
+    model: str | None = None
 
 
 class RunFailedError(Exception):
     """A run stopped; what it had committed stays.
 
     Attributes:
-        timepoint: its visit; None for assets without partitions.
+        timepoint: its visit; None for other assets.
         step: the asset that failed.
         cause: the error's own message.
     """
@@ -257,7 +260,8 @@ def materialize(
 ) -> list[AssetResult]:
     """Materialise assets and run their checks in this process, recorded where the UI shows them.
 
-    Partitioned assets run visit by visit; the others once, afterwards.
+    What is of a visit runs visit by visit, the classifiers all in one run, the rest once; each
+    after what it reads.
 
     Args:
         settings: the lake and how to work on it.
@@ -288,21 +292,15 @@ def materialize(
         cluster=ClusterResource(engine=engine, workers=settings.workers),
         progress=ProgressResource(progress),
     )
-    partitioned, unpartitioned = _select(defs, selection)
+    selected = _select(defs, selection)
     results: list[AssetResult] = []
-
-    def run(keys: list[dg.AssetKey], timepoint: str | None) -> None:
-        for result in _run(defs, instance, settings, keys, timepoint):
-            results.append(result)
-            if on_result is not None:
-                on_result(result)
-
     with _instance(prepare_home(home)) as instance:
-        if partitioned:
-            for timepoint in visits:
-                run(partitioned, timepoint)
-        if unpartitioned:
-            run(unpartitioned, None)
+        for stage in stages(defs, selected):
+            for timepoint in visits if stage.kind == "visits" else [None]:
+                for result in _run(defs, instance, settings, stage, timepoint):
+                    results.append(result)
+                    if on_result is not None:
+                        on_result(result)
     return results
 
 
@@ -310,10 +308,8 @@ def _all_visits() -> list[str]:
     return list(TIMEPOINT_PARTITIONS.get_partition_keys())
 
 
-def _select(
-    defs: dg.Definitions, selection: Sequence[str] | str | None
-) -> tuple[list[dg.AssetKey], list[dg.AssetKey]]:
-    """Keys of the selected assets, those with partitions and those without."""
+def _select(defs: dg.Definitions, selection: Sequence[str] | str | None) -> set[dg.AssetKey]:
+    """Keys of the selected assets."""
     graph = defs.resolve_asset_graph()
     keys = set(graph.get_all_asset_keys()) if selection is None else set()
     texts = [selection] if isinstance(selection, str) else selection or []
@@ -327,35 +323,29 @@ def _select(
             raise ValueError(f"{text!r} selects no asset; there are {names}")
         keys |= found
     # Steps that compute several assets at once run whole.
-    keys |= {other for key in keys for other in graph.get(key).execution_set_asset_keys}
-    ordered = [key for key in graph.toposorted_asset_keys if key in keys]
-    return (
-        [key for key in ordered if graph.get(key).partitions_def is not None],
-        [key for key in ordered if graph.get(key).partitions_def is None],
-    )
+    return keys | {other for key in keys for other in graph.get(key).execution_set_asset_keys}
 
 
 def _run(
     defs: dg.Definitions,
     instance: dg.DagsterInstance,
     settings: Settings,
-    keys: list[dg.AssetKey],
+    stage: Stage,
     timepoint: str | None,
 ) -> list[AssetResult]:
-    # The console is the caller's; the instance keeps the whole log.
-    config: dict[str, Any] = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
-    if dg.AssetKey("spherical_maps") in keys:
-        config["ops"] = {
-            "maps_and_biomarkers": {"config": MapConfig.of(settings.maps).model_dump()}
-        }
+    tags = {"kneelake/from": "command line"}
+    if stage.kind == "models":
+        models = MODEL_PARTITIONS.get_partition_keys()
+        tags["dagster/asset_partition_range_start"] = models[0]
+        tags["dagster/asset_partition_range_end"] = models[-1]
     job = defs.resolve_implicit_global_asset_job_def()
     outcome = job.execute_in_process(
-        run_config=config,
+        run_config=_run_config(settings, {key.to_user_string() for key in stage.keys}),
         instance=instance,
         partition_key=timepoint,
-        asset_selection=keys,
+        asset_selection=list(stage.keys),
         raise_on_error=False,
-        tags={"kneelake/from": "command line"},
+        tags=tags,
     )
     if not outcome.success:
         raise _failure(outcome, timepoint)
@@ -367,18 +357,38 @@ def _run(
                 if evaluation.asset_key == key and not evaluation.passed
             )
         )
-        for key in keys
+        for key in stage.keys
     }
     return [
         AssetResult(
             asset=materialization.asset_key.to_user_string(),
-            timepoint=materialization.partition,
+            timepoint=materialization.partition if stage.kind == "visits" else None,
             metadata=_plain(materialization.metadata),
             failed_checks=failed[materialization.asset_key],
+            model=materialization.partition if stage.kind == "models" else None,
         )
         for event in outcome.get_asset_materialization_events()
         for materialization in [event.step_materialization_data.materialization]
     ]
+
+
+def _run_config(settings: Settings, assets: set[str]) -> dict[str, Any]:
+    """What the settings say to each asset; the environment tells the rest."""
+    # The console is the caller's; the instance keeps the whole log.
+    config: dict[str, Any] = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
+    ops: dict[str, Any] = {}
+    if "spherical_maps" in assets:
+        ops["maps_and_biomarkers"] = MapConfig.of(settings.maps).model_dump()
+    weights = {name: str(file) for name, file in settings.imagenet_weights.items()}
+    for name in sorted({"oa_classifiers", "pain_classifiers"} & assets):
+        ops[name] = {
+            "preset": settings.classifier_preset,
+            "device": settings.device,
+            "imagenet_weights": weights,
+        }
+    if "sweep_runs" in assets:
+        ops["sweep_runs"] = {"preset": settings.sweep_preset, "device": settings.device}
+    return config | {"ops": {name: {"config": values} for name, values in ops.items()}}
 
 
 def _failure(outcome: dg.ExecuteInProcessResult, timepoint: str | None) -> RunFailedError:

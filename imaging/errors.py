@@ -31,6 +31,7 @@ class Reason(StrEnum):
     UNSAFE_ARCHIVE = "unsafe_archive"
     MISSING_INPUT = "missing_input"
     BAD_SURFACE = "bad_surface"
+    EMPTY_MAP = "empty_map"
     EMPTY_FILE = "empty_file"
     WRONG_ENCODING = "wrong_encoding"
     RAGGED_ROW = "ragged_row"

@@ -24,16 +24,17 @@ import pyarrow as pa
 
 from imaging.labels import Bone
 from lake import delta, files
+from lake.arrays import ArrayPart, write_array_part
 from lake.errors import LakeBusyError, LakeError, SchemaError
 from lake.maps import MapPart, write_part
 from lake.rows import Rows, to_arrow
 from lake.tables import (
     ALL_TIMEPOINTS,
     LEDGER_STEPS,
+    SPANNING_STEPS,
     STEPS,
     TABLES,
     TIMEPOINTS,
-    UNBOUND_STEPS,
     UNKNOWN_TIMEPOINT,
     Table,
 )
@@ -79,7 +80,7 @@ class Swept:
 
     Attributes:
         table_files: Parquet files of rows.
-        parts: map parts.
+        parts: Zarr parts.
         staging: staging folders.
     """
 
@@ -115,7 +116,9 @@ def sweep(root: Path, committed: set[str], parts_in_use: set[str]) -> Swept:
                 table_files += 1
     orphans = [
         path
-        for path in sorted((root / "maps").glob("timepoint=*/bone=*/part-*.zarr"))
+        for table in TABLES.values()
+        if table.parts
+        for path in sorted((root / table.parts).glob("timepoint=*/bone=*/part-*.zarr"))
         if path.relative_to(root).as_posix() not in parts_in_use
     ]
     for path in orphans:
@@ -130,6 +133,7 @@ def sweep(root: Path, committed: set[str], parts_in_use: set[str]) -> Swept:
 class _StagedPart:
     path: Path
     relative: str
+    table: str
 
 
 class Batch:
@@ -152,7 +156,7 @@ class Batch:
         if step not in STEPS:
             raise LakeError(f"{step} is not a step; use one of {', '.join(STEPS)}")
         # A release of clinical tables lands whole, and spans visits; so does an analysis.
-        others = (ALL_TIMEPOINTS,) if step in UNBOUND_STEPS else (UNKNOWN_TIMEPOINT,)
+        others = (ALL_TIMEPOINTS,) if step in SPANNING_STEPS else (UNKNOWN_TIMEPOINT,)
         if timepoint not in (*TIMEPOINTS, *others):
             raise LakeError(
                 f"{timepoint} is not a timepoint of {step}; use V00 to V11 or '{others[0]}'"
@@ -216,7 +220,32 @@ class Batch:
         staged = self._staging / relative
         if not staged.exists():
             write_part(staged, part)
-            self._parts.append(_StagedPart(staged, relative))
+            self._parts.append(_StagedPart(staged, relative, "maps_index"))
+
+    def add_array_part(self, table_name: str, part: ArrayPart) -> str:
+        """Add a Zarr part; the rows that say where its knees lie are added apart.
+
+        Args:
+            table_name: the table that lists it, in a column `part`.
+            part: the arrays.
+
+        Returns:
+            The part's path relative to the lake's root, for that column.
+
+        Raises:
+            SchemaError: the table lists no parts, or those of maps.
+        """
+        folder = TABLES[table_name].parts if table_name in TABLES else ""
+        if not folder or table_name == "maps_index":
+            raise SchemaError(f"{table_name} lists no parts of arrays")
+        relative = (
+            f"{folder}/timepoint={self._timepoint}/bone={part.bone}/part-{part.content_hash}.zarr"
+        )
+        staged = self._staging / relative
+        if not staged.exists():
+            write_array_part(staged, part)
+            self._parts.append(_StagedPart(staged, relative, table_name))
+        return relative
 
     def discard(self) -> None:
         """Forget everything; nothing of it was visible."""
@@ -239,6 +268,7 @@ class Batch:
         for name, rows in tables.items():
             _require_grain(TABLES[name], rows)
         self._require_ledger(tables)
+        self._require_listed(tables)
         ordered = {name: _in_order(TABLES[name], tables[name]) for name in sorted(tables)}
         batch_id = self._identify({name: lines for name, (_, lines) in ordered.items()})
         for part in self._parts:
@@ -292,6 +322,13 @@ class Batch:
                         f"{name} has rows of {knee_visit}, but the ledger of this batch does not "
                         "list it as done; add its ledger row"
                     )
+
+    def _require_listed(self, tables: Mapping[str, pa.Table]) -> None:
+        """A part no row points to could never be found, and would be swept one day."""
+        for part in self._parts:
+            rows = tables.get(part.table)
+            if rows is None or part.relative not in set(rows.column("part").to_pylist()):
+                raise SchemaError(f"{part.relative} is in no row of {part.table}; add its rows")
 
     def _identify(self, lines: Mapping[str, Sequence[str]]) -> str:
         heading = [

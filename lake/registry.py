@@ -90,6 +90,7 @@ class Table:
         key: what its newest batch replaces: rows of the same key in older batches leave the view.
         grain: the columns that tell two rows of a batch apart; () where rows may repeat.
         rules: conditions that involve more than one column.
+        parts: folder of the Zarr parts its column `part` points to; '' where it has none.
     """
 
     name: str
@@ -100,6 +101,7 @@ class Table:
     key: tuple[str, ...] = ()
     grain: tuple[str, ...] = ()
     rules: tuple[Check, ...] = ()
+    parts: str = ""
 
     @property
     def schema(self) -> pa.Schema:

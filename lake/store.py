@@ -101,9 +101,10 @@ class Lake:
         Compute first, then open the batch: it holds the writer's lock until it ends.
 
         Args:
-            step: 'ingest', 'clinical', 'published', 'statistics', 'segmentation' or 'maps'.
+            step: one of `lake.tables.STEPS`.
             timepoint: of all its rows; 'unknown' for refused inputs that do not tell; 'all' for
-                clinical tables, published tables and statistics, whose rows are of any visit.
+                steps whose rows are of any visit, such as a release of clinical tables or an
+                analysis.
             code_version: version of the code that computed them.
             config_hash: hash of the parameters they were computed with.
             wait_s: how long to wait for another writer, s.
@@ -192,14 +193,18 @@ class Lake:
         """Knee-visits a step has still to compute, with their inputs and input_fingerprint.
 
         Args:
-            step: 'segmentation' or 'maps'.
+            step: 'segmentation', 'maps' or 'images'.
             config_hash: hash of the step's parameters.
             code_version: version of the step's code.
             timepoint: one visit; None for all.
         """
-        names = {"segmentation": "lake/pending_segmentations", "maps": "lake/pending_maps"}
+        names = {
+            "segmentation": "lake/pending_segmentations",
+            "maps": "lake/pending_maps",
+            "images": "lake/pending_images",
+        }
         if step not in names:
-            raise LakeError(f"nothing is ever pending for {step}; use segmentation or maps")
+            raise LakeError(f"nothing is ever pending for {step}; use one of {', '.join(names)}")
         return self.query(
             names[step],
             {"config_hash": config_hash, "code_version": code_version, "timepoint": timepoint},

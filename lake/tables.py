@@ -24,10 +24,21 @@ SIDES = ("RIGHT", "LEFT")
 SEQUENCES = ("DESS", "MSME")
 ALL_TIMEPOINTS = "all"
 """Timepoint of a batch whose rows are of any visit: a release of clinical tables, an analysis."""
-LEDGER_STEPS = ("segmentation", "maps")
-UNBOUND_STEPS = ("clinical", "published", "statistics")
+LEDGER_STEPS = ("network_labels", "segmentation", "maps", "images")
+"""Steps that work knee-visit by knee-visit: the ledger says what they tried."""
+LEARNING_STEPS = ("segmentation_networks", "ranges", "classifiers", "sweep", "predictions")
+"""Steps that are pending model by model: their tables say themselves what has been done."""
+SPANNING_STEPS = (
+    "clinical",
+    "published",
+    "statistics",
+    "segmentation_networks",
+    "ranges",
+    "classifiers",
+    "sweep",
+)
 """Steps whose rows are of any visit, or of none: their batches are of `ALL_TIMEPOINTS`."""
-STEPS = ("ingest", *UNBOUND_STEPS, *LEDGER_STEPS)
+STEPS = ("ingest", "clinical", "published", "statistics", *LEDGER_STEPS, *LEARNING_STEPS)
 MISSING_REASONS: Mapping[str, str] = {
     "missing_form": "the source says the form or workbook is missing (SAS `.`)",
     "blank": "an empty cell",
@@ -60,6 +71,12 @@ MISSING_REASONS: Mapping[str, str] = {
 """Why a value is missing, as clinical tables say it; the letters are the OAI's SAS codes."""
 DIALECTS = ("contents", "nda", "ascii", "sas")
 """Forms of the OAI's tables, the one that keeps most last: of the same value the last counts."""
+TASKS = ("oa", "chronic_pain")
+"""What is classified; the models of `model_cases`."""
+STRATEGIES = ("thickness", "bone_shape", "t2", "bone_thickness", "thickness_t2", "all_biomarkers")
+"""The six merges of a bone's maps, as `models.strategies` defines them."""
+CAM_TARGETS = ("pain", "no_pain", "predicted", "contrastive")
+"""Targets of a Grad-CAM, as `models.gradcam` defines them; of osteoarthritis for its task."""
 BIOMARKER_UNITS: Mapping[str, str] = {
     "bone_shape": "mm",
     "cartilage_thickness": "mm",
@@ -92,7 +109,9 @@ _KNEE_VISIT_RULE = Check(
 
 _BONE = _text("bone", "The bone.", BONES)
 _SCHEME = _text("scheme", "The tissue map that gives the label values a meaning.")
-_SOURCE = _text("source", "Where the label comes from.", ("delivered",))
+NETWORK_SOURCES = ("ensemble", "monai_bundle", "nnunet")
+"""Where a label can come from besides a delivery: our networks, a MONAI bundle, nnU-Net."""
+_SOURCE = _text("source", "Where the label comes from.", ("delivered", *NETWORK_SOURCES))
 _LABEL_FINGERPRINT = _text("label_fingerprint", "SHA-256 of the label file's content.")
 
 
@@ -302,6 +321,56 @@ OUTCOME_VALUES = (
 )
 
 
+def _prediction_key() -> tuple[Column, ...]:
+    """What a classifier's result on a knee-visit is of, and what it was computed from."""
+    return (
+        *_knee(),
+        _text("task", "What is predicted.", TASKS),
+        _BONE,
+        _text("strategy", "How the bone's maps are merged into three channels.", STRATEGIES),
+        _text("checkpoint_hash", "The network, as `classifiers` lists it."),
+        _text(
+            "input_fingerprint",
+            "SHA-256 of checkpoint, image, precision and code version.",
+        ),
+    )
+
+
+_MODEL = (
+    _text("task", "What is predicted.", TASKS),
+    _BONE,
+    _text("strategy", "How the bone's maps are merged into three channels.", STRATEGIES),
+)
+_ARCHITECTURE = _text("architecture", "The network.", ("resnet18", "resnet34", "resnet50"))
+_WIDTH = _number("width", "Channels relative to the published network.", "1", 0.01, 4.0)
+_INITIALIZATION = _text("initialization", "What it began with.", ("random", "imagenet", "oa"))
+_CONFIG_HASH = _text("config_hash", "SHA-256 of the training's whole configuration.")
+_DATA_HASH = _text("data_hash", "SHA-256 of knee-visits, labels, splits and images.")
+_TRAINING_CODE = _text("code_version", "Version of the code that trained it.")
+
+
+def _seconds(what: str) -> Column:
+    return Column("seconds", pa.float64(), what, "s", minimum=0.0, varies=True)
+
+
+def _validation(nullable: bool = False) -> tuple[Column, ...]:
+    """How a classifier does on its validation split."""
+    return (
+        _number("val_loss", "Class-weighted cross-entropy.", "nats", nullable=nullable),
+        _number("val_sensitivity", "At a probability above 0.5.", "1", 0.0, 1.0, nullable),
+        _number("val_specificity", "At a probability of 0.5 or less.", "1", 0.0, 1.0, nullable),
+        _number("val_auc", "Area under the ROC curve.", "1", 0.0, 1.0, nullable),
+        _number("val_mcc", "Matthews correlation.", "1", -1.0, 1.0, nullable),
+    )
+
+
+_AUC_VARIATION = (
+    "Coefficient of variation of the validation AUC over the epochs: how rough the training was."
+)
+
+_PREDICTION_KEY = ("task", "bone", "strategy", "knee_visit")
+
+
 _ALL = (
     Table(
         "scans",
@@ -344,6 +413,109 @@ _ALL = (
         "Label volumes as they were delivered: one row per knee-visit.",
         (*_knee(), _SCHEME, _SOURCE, _LABEL_FINGERPRINT, BATCH_ID),
         step="ingest",
+        key=("knee_visit",),
+        grain=("knee_visit",),
+        rules=(_KNEE_VISIT_RULE,),
+    ),
+    Table(
+        "segmentation_networks",
+        "Segmentation networks trained here: the newest ensemble of each task, a row per network.",
+        (
+            _text("task", "What its ensemble segments.", ("bone", "cartilage")),
+            _text("member", "The network: task, architecture, dimensions and loss."),
+            _text("architecture", "vnet, or reduced for trials.", ("vnet", "reduced")),
+            _count("dimensions", "3 for volumes, 2 for sagittal slices.", 2),
+            _text("loss", "What it was trained with."),
+            _text("checkpoint", "Its weights, relative to the lake's root."),
+            _text("checkpoint_hash", "SHA-256 of that file."),
+            _text("data_hash", "Hash of the labelled scans and their splits."),
+            Column("seed", pa.int64(), "Of weights, sampling and augmentation.", minimum=0),
+            _count("best_step", "Step whose weights were kept.", 1),
+            _number("validation_dice", "Mean Dice at that step, validation cases.", "1", 0.0, 1.0),
+            BATCH_ID,
+        ),
+        partitioned=False,
+        step="segmentation_networks",
+        key=("task",),
+        grain=("task", "member"),
+    ),
+    Table(
+        "segmentation_cases",
+        "The newest ensembles against drawn labels: one row per knee-visit and tissue.",
+        (
+            *_knee(),
+            _text("split", "Of the labelled scans, by person.", ("train", "validation", "test")),
+            _text("tissue", "The tissue.", tuple(str(tissue) for tissue in Tissue)),
+            _text("segmenter_hash", "The ensembles and how they were run."),
+            _number("dice", "Dice score coefficient.", "1", 0.0, 1.0),
+            _number(
+                "mpts_mm",
+                "Mean distance of the predicted surface's points to the drawn surface; NULL where "
+                "either is empty.",
+                "mm",
+                0.0,
+                500.0,
+                True,
+            ),
+            _number(
+                "mpts_voxel_mm", "The same between edge voxels.", "mm", 0.0, 500.0, nullable=True
+            ),
+            _number("predicted_mm3", "Volume the networks found.", "mm3", 0.0, 2e6),
+            _number("drawn_mm3", "Volume drawn.", "mm3", 0.0, 2e6),
+            BATCH_ID,
+        ),
+        step="segmentation_networks",
+        key=("tissue",),
+        grain=("knee_visit", "tissue"),
+        rules=(_KNEE_VISIT_RULE,),
+    ),
+    Table(
+        "segmentation_performance",
+        "Table S1: how well the newest ensembles do on test people, one row per tissue. Intervals "
+        "are percentile bootstraps of the mean over knee-visits.",
+        (
+            _text("tissue", "The tissue.", tuple(str(tissue) for tissue in Tissue)),
+            _text("segmenter_hash", "The ensembles and how they were run."),
+            _count("n", "Test knee-visits.", 1),
+            _count("n_empty", "Of these the networks found nothing in; they have no distance."),
+            *(
+                _number(f"{measure}_{part}", f"{what}, {how}.", unit, 0.0, nullable=null)
+                for measure, what, unit, null in (
+                    ("dice", "Dice score coefficient", "1", False),
+                    ("mpts_mm", "Mean point-to-surface distance", "mm", True),
+                    ("mpts_voxel_mm", "The same between edge voxels", "mm", True),
+                )
+                for part, how in (
+                    ("mean", "mean"),
+                    ("low", "lower end of the 95 % interval"),
+                    ("high", "upper end of the 95 % interval"),
+                )
+            ),
+            BATCH_ID,
+        ),
+        partitioned=False,
+        step="segmentation_networks",
+        key=("tissue",),
+        grain=("tissue",),
+    ),
+    Table(
+        "network_labels",
+        "Labels that a network gave: one row per knee-visit.",
+        (
+            *_knee(),
+            _SCHEME,
+            _text("source", "What kind of network.", NETWORK_SOURCES),
+            _LABEL_FINGERPRINT,
+            _text("dess_fingerprint", "The scan it is a label of."),
+            _text("segmenter_hash", "The networks and how they were run."),
+            Column(
+                "replaces_delivered",
+                pa.bool_(),
+                "Whether it counts although a label was delivered; by default it does not.",
+            ),
+            BATCH_ID,
+        ),
+        step="network_labels",
         key=("knee_visit",),
         grain=("knee_visit",),
         rules=(_KNEE_VISIT_RULE,),
@@ -428,6 +600,7 @@ _ALL = (
         key=("knee_visit",),
         grain=("knee_visit", "bone"),
         rules=(_KNEE_VISIT_RULE,),
+        parts="maps",
     ),
     Table(
         "biomarkers",
@@ -605,6 +778,255 @@ _ALL = (
         key=("subject_id", "side"),
         grain=("subject_id", "side"),
         rules=_reason_rules(OUTCOME_VALUES),
+    ),
+    Table(
+        "drawn_knees",
+        "Knee-visits whose maps were drawn from the phantom's model, without images, and what was "
+        "planted in them: one row per knee-visit and bone.",
+        (
+            *_knee(),
+            _BONE,
+            Column("seed", pa.int64(), "Of the cohort.", minimum=0),
+            _text("pain_label", "The label the planted change goes with.", nullable=True),
+            _number("amplitude", "How pronounced the planted change is.", "SD", -100.0, 100.0),
+            _number(
+                "separation",
+                "Its mean with chronic pain less that without; 0 in a null cohort.",
+                "SD",
+            ),
+            _text("effect", "What one SD does to the maps, as JSON."),
+            BATCH_ID,
+        ),
+        step="maps",
+        key=("knee_visit",),
+        grain=("knee_visit", "bone"),
+        rules=(_KNEE_VISIT_RULE,),
+    ),
+    Table(
+        "map_ranges",
+        "What the ends of the 8-bit scale stand for: one row per set, bone and map. A set never "
+        "changes once it is fitted; fitting anew makes another, and the newest of its kind counts.",
+        (
+            _text("ranges_id", "Hash of the set's values and of how they were chosen."),
+            _text("population", "Knees it is fitted on.", ("training", "all")),
+            _number("lower_quantile", "Quantile of the lower end; 0 is the minimum.", "1", 0, 1),
+            _number("upper_quantile", "Quantile of the upper end; 1 is the maximum.", "1", 0, 1),
+            _BONE,
+            _text("biomarker", "The map; its unit follows.", tuple(BIOMARKER_UNITS)),
+            _number("minimum", "Value that becomes 0.", "mm or ms", -1000.0, 1000.0),
+            _number("maximum", "Value that becomes 255.", "mm or ms", -1000.0, 1000.0),
+            _count("n_knee_visit", "Knee-visits whose map it is fitted on.", 1),
+            _count("n_value", "Pixels with a value on those maps.", 1),
+            BATCH_ID,
+        ),
+        partitioned=False,
+        step="ranges",
+        key=("population", "lower_quantile", "upper_quantile"),
+        grain=("ranges_id", "bone", "biomarker"),
+        rules=(
+            Check("range_rises", "maximum", "maximum > minimum", "expected more than minimum"),
+            Check(
+                "quantiles_rise",
+                "upper_quantile",
+                "upper_quantile > lower_quantile",
+                "expected more than lower_quantile",
+            ),
+        ),
+    ),
+    Table(
+        "image_index",
+        "Where each knee's 8-bit image planes lie: one row per knee-visit and bone.",
+        (
+            *_knee(),
+            _BONE,
+            _text("part", "The Zarr part, relative to the lake's root."),
+            Column("row", pa.int64(), "The knee's index in the part.", minimum=0),
+            _text("ranges_id", "The set of `map_ranges` it was scaled with."),
+            Column("has_t2", pa.bool_(), "Whether the three T2 planes hold values."),
+            *(
+                _number(
+                    f"{end}_share",
+                    f"Largest share, over the planes, of values {end} the range.",
+                    "1",
+                    0.0,
+                    1.0,
+                )
+                for end in ("below", "above")
+            ),
+            BATCH_ID,
+        ),
+        step="images",
+        key=("knee_visit",),
+        grain=("knee_visit", "bone"),
+        rules=(_KNEE_VISIT_RULE,),
+        parts="images",
+    ),
+    Table(
+        "classifiers",
+        "Trained classifiers: one row per task, bone and strategy.",
+        (
+            *_MODEL,
+            _text("checkpoint_hash", "First 16 hex digits of the checkpoint's SHA-256."),
+            _text("path", "The checkpoint, relative to the lake's root."),
+            _ARCHITECTURE,
+            _WIDTH,
+            _INITIALIZATION,
+            _text("initialized_from", "File and SHA-256 it began with; '' for random weights."),
+            _text("config", "The training's whole configuration, JSON."),
+            _CONFIG_HASH,
+            _DATA_HASH,
+            _text("input_fingerprint", "SHA-256 of data, first weights, configuration and code."),
+            _text("ranges_id", "The set of `map_ranges` its images were scaled with."),
+            _count("seed", "Of weights, order of images and augmentation."),
+            _count("n_training", "Knee-visits it was trained on.", 1),
+            _count("n_validation", "Knee-visits its best epoch was chosen on.", 1),
+            _count("n_left_out", "Knee-visits of both without a map it needs."),
+            _count("n_epochs", "Epochs trained.", 1),
+            _count("best_epoch", "The epoch whose weights these are, from 1.", 1),
+            Column("stopped_early", pa.bool_(), "Whether patience ended the training."),
+            _count("batch_size", "Images at once; below the configured where memory ran out.", 1),
+            _number("auc_variation_percent", _AUC_VARIATION, "%"),
+            *_validation(),
+            _text("notes", "What a person should know of the training, JSON list."),
+            _TRAINING_CODE,
+            _seconds("The training took, since it was last resumed."),
+            BATCH_ID,
+        ),
+        partitioned=False,
+        step="classifiers",
+        key=("task", "bone", "strategy"),
+        grain=("task", "bone", "strategy"),
+    ),
+    Table(
+        "training_epochs",
+        "Epochs of the classifiers' trainings: one row per task, bone, strategy and epoch.",
+        (
+            *_MODEL,
+            _text("checkpoint_hash", "The checkpoint the training gave."),
+            _count("epoch", "From 1.", 1),
+            _number("train_loss", "Mean class-weighted loss while the weights moved.", "nats"),
+            *_validation(),
+            Column("is_best", pa.bool_(), "Whether its weights were kept."),
+            _seconds("The epoch took."),
+            BATCH_ID,
+        ),
+        partitioned=False,
+        step="classifiers",
+        key=("task", "bone", "strategy"),
+        grain=("task", "bone", "strategy", "epoch"),
+    ),
+    Table(
+        "sweep_runs",
+        "Trials of the search for hyperparameters: one row per task, bone, strategy and trial.",
+        (
+            *_MODEL,
+            _text("trial_id", "Initialisation, network, what is trained, rate."),
+            _ARCHITECTURE,
+            _WIDTH,
+            _INITIALIZATION,
+            _text("trained", "What learned.", ("all", "from_layer2", "from_layer3", "head")),
+            _number("learning_rate", "Of Adam.", "1", 0.0, 1.0),
+            _text("status", "How it ended.", ("done", "skipped", "failed")),
+            _text("reason", "Why it is not done; NULL where it is.", (), True),
+            _count("n_epochs", "Epochs trained."),
+            _whole("best_epoch", "Epoch of these numbers, from 1.", "", 1),
+            *_validation(nullable=True),
+            _number("auc_variation_percent", _AUC_VARIATION, "%", nullable=True),
+            _text("config", "The trial's whole configuration, JSON."),
+            _CONFIG_HASH,
+            _DATA_HASH,
+            _text("input_fingerprint", "SHA-256 of data, first weights, configuration and code."),
+            _TRAINING_CODE,
+            _seconds("The trial took."),
+            BATCH_ID,
+        ),
+        partitioned=False,
+        step="sweep",
+        key=("task", "bone", "strategy", "trial_id"),
+        grain=("task", "bone", "strategy", "trial_id"),
+        rules=(
+            Check(
+                "done_has_numbers",
+                "val_auc",
+                "(status = 'done') = (val_auc IS NOT NULL)",
+                "expected for trials that are done, and for no others",
+            ),
+        ),
+    ),
+    Table(
+        "predictions",
+        "What each classifier says: one row per task, bone, strategy and knee-visit.",
+        (
+            *_prediction_key(),
+            _number("logit_no", "Logit of no pain (no osteoarthritis).", minimum=None),
+            _number("logit_yes", "Logit of pain (osteoarthritis).", minimum=None),
+            _number("probability", "Softmax probability of pain (osteoarthritis).", "1", 0, 1),
+            Column(
+                "predicted",
+                pa.bool_(),
+                "Pain (osteoarthritis) has the larger logit; no where they are equal.",
+            ),
+            BATCH_ID,
+        ),
+        step="predictions",
+        key=_PREDICTION_KEY,
+        grain=_PREDICTION_KEY,
+        rules=(_KNEE_VISIT_RULE,),
+    ),
+    Table(
+        "cam_index",
+        "Where each raw Grad-CAM lies: one row per task, bone, strategy and knee-visit.",
+        (
+            *_prediction_key(),
+            _text("part", "The Zarr part, relative to the lake's root."),
+            Column("row", pa.int64(), "The map's index in the part.", minimum=0),
+            BATCH_ID,
+        ),
+        step="predictions",
+        key=_PREDICTION_KEY,
+        grain=_PREDICTION_KEY,
+        rules=(_KNEE_VISIT_RULE,),
+        parts="cams",
+    ),
+    Table(
+        "cam_biomarkers",
+        "Numbers of each rectified Grad-CAM at the last block: one row per task, bone, strategy, "
+        "knee-visit and target. Shares are NULL where the map is all zero.",
+        (
+            *_prediction_key(),
+            _text("target", "The class whose evidence the map shows.", CAM_TARGETS),
+            Column("all_zero", pa.bool_(), "No evidence for the target anywhere."),
+            _number(
+                "signed_sum", "Sum of the raw map: the target's logit less its bias.", minimum=None
+            ),
+            _number("positive_sum", "Sum of the rectified map."),
+            *(
+                _number(f"{region}_share{suffix}", f"{what}{how}.", "1", 0.0, 1.0, True)
+                for region, what in (
+                    ("medial", "Share of the mass that lies medial"),
+                    ("covered", "Share of the mass that lies on cartilage"),
+                )
+                for suffix, how in (
+                    ("", ", all pixels of the map alike"),
+                    ("_surface", ", pixels weighted by the surface each stands for"),
+                )
+            ),
+            _number("peak_phi", "Elevation of the cell with most evidence.", "rad", -4, 4, True),
+            _number("peak_theta", "Angle of that cell.", "rad", -4, 4, True),
+            _number(
+                "entropy",
+                "Entropy of the mass over the cells, from 0 (one cell) to 1 (all alike).",
+                "1",
+                0,
+                1.000001,
+                True,
+            ),
+            BATCH_ID,
+        ),
+        step="predictions",
+        key=_PREDICTION_KEY,
+        grain=(*_PREDICTION_KEY, "target"),
+        rules=(_KNEE_VISIT_RULE,),
     ),
     Table(
         "quarantine",

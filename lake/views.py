@@ -18,11 +18,11 @@ from lake.delta import live_files
 from lake.errors import LakeError
 from lake.files import fsync_directory, fsync_file
 from lake.statistics_tables import ANALYSES
-from lake.tables import TABLES, Table
+from lake.tables import LEDGER_STEPS, TABLES, Table
 
-VIEW_GROUPS = ("lake", "biomarkers", "cohort", "association")
-_ON_DEMAND = ("cohort", "association")
-"""Groups whose views are left out where a query does not need them."""
+LAZY_GROUPS = ("cohort", "association", "learning")
+"""Views made only for queries that need them."""
+VIEW_GROUPS = ("lake", "biomarkers", *LAZY_GROUPS)
 
 
 def _quote(text: str) -> str:
@@ -48,8 +48,13 @@ def _stored_values(files: Sequence[Path], column: str) -> set[str]:
 
 
 def parts_in_use(root: Path, committed: set[str]) -> set[str]:
-    """The map parts that committed rows, current or past, refer to."""
-    return _stored_values(committed_files(root, TABLES["maps_index"], committed), "part")
+    """The Zarr parts that committed rows, current or past, refer to."""
+    return {
+        part
+        for table in TABLES.values()
+        if table.parts
+        for part in _stored_values(committed_files(root, table, committed), "part")
+    }
 
 
 def committed_files(root: Path, table: Table, committed: set[str]) -> list[Path]:
@@ -104,7 +109,7 @@ def _of_analysis(table: Table, columns: str) -> str:
 def view_statements(root: Path, query: str | None = None) -> Iterator[str]:
     """The statements that make every view, in order.
 
-    With a query, views of cohort and association it does not need are left out: DuckDB checks a
+    With a query, views of `LAZY_GROUPS` it does not need are left out: DuckDB checks a
     view when it is made, and these read each other eight deep, so all of them take a second.
 
     `batches` is looked at first: what it lists is complete in every table looked at later.
@@ -125,21 +130,21 @@ def view_statements(root: Path, query: str | None = None) -> Iterator[str]:
         yield file.text
     files = {file.name: file for file in sql.views(VIEW_GROUPS)}
     if query is not None:
-        wanted = sql.needed_by(query, _ON_DEMAND)
+        wanted = sql.needed_by(query, LAZY_GROUPS)
         files = {
             name: file
             for name, file in files.items()
-            if file.group not in _ON_DEMAND or name in wanted
+            if file.group not in LAZY_GROUPS or name in wanted
         }
     yield f"CREATE VIEW current_results AS {files.pop('current_results').text}"
     for table in TABLES.values():
         columns = ", ".join(table.column_names)
-        if table.step in ("ingest", "clinical", "published"):
-            yield f"CREATE VIEW {table.name} AS {_newest(table, columns)}"
-        elif table.step == "statistics":
+        if table.step == "statistics":
             yield f"CREATE VIEW {table.name} AS {_of_analysis(table, columns)}"
-        elif table.step:
+        elif table.step in LEDGER_STEPS:
             yield f"CREATE VIEW {table.name} AS {_result(table, columns)}"
+        elif table.step:
+            yield f"CREATE VIEW {table.name} AS {_newest(table, columns)}"
     for file in files.values():
         yield f"CREATE VIEW {file.name} AS {file.text}"
 

@@ -109,7 +109,7 @@ def check_label(task: KneeTask) -> KneeResult:
         BadInputError: MISSING_BONE, GRID_MISMATCH, WRONG_SIDE and what reading raises.
     """
     start = time.perf_counter()
-    labels, evidence = _checked_label(task)
+    labels, evidence = checked_label(task)
     in_frame = to_knee_frame(labels, _side(task))
     key = _key(task)
     segmentation = {
@@ -137,10 +137,10 @@ def compute_maps(task: KneeTask, parameters: MapParameters) -> KneeResult:
         BadInputError: what reading and measuring raise.
     """
     start = time.perf_counter()
-    labels, _ = _checked_label(task)
-    echoes = _image(task.msme)
+    labels, _ = checked_label(task)
+    echoes = scan_image(task.msme)
     with_shift = echoes is not None and parameters.align_t2
-    structural = _image(task.dess) if with_shift else None
+    structural = scan_image(task.dess) if with_shift else None
     measured = knee_maps(
         labels,
         _side(task),
@@ -171,8 +171,12 @@ def _side(task: KneeTask) -> Side:
     return "LEFT" if task.row["side"] == "LEFT" else "RIGHT"
 
 
-def _checked_label(task: KneeTask) -> tuple[LabelVolume, str]:
-    """The label, and what its side rests on."""
+def checked_label(task: KneeTask) -> tuple[LabelVolume, str]:
+    """A label checked and put on its scan's grid, and what its side rests on.
+
+    Raises:
+        BadInputError: MISSING_BONE, GRID_MISMATCH, WRONG_SIDE and what reading raises.
+    """
     path, fingerprint = task.label.path, task.label.fingerprint
     if label_fingerprint(path) != fingerprint:
         raise missing_input(fingerprint)
@@ -188,7 +192,12 @@ def _checked_label(task: KneeTask) -> tuple[LabelVolume, str]:
     return labels, evidence
 
 
-def _image(scan: Input | None) -> Volume | EchoSeries | None:
+def scan_image(scan: Input | None) -> Volume | EchoSeries | None:
+    """The pixels of a scan; None where there is none.
+
+    Raises:
+        BadInputError: MISSING_INPUT where it is not what was ingested any more.
+    """
     if scan is None:
         return None
     try:

@@ -11,15 +11,36 @@ from typing import Any, Literal
 
 from imaging.knee import MapParameters
 
-Step = Literal["ingest", "clinical", "published", "statistics", "segmentation", "maps"]
+Step = Literal[
+    "ingest",
+    "clinical",
+    "published",
+    "statistics",
+    "segmentation_networks",
+    "network_labels",
+    "segmentation",
+    "maps",
+    "ranges",
+    "images",
+    "classifiers",
+    "sweep",
+    "predictions",
+]
 
 CODE_VERSION: Mapping[Step, str] = {
     "ingest": "1",
     "clinical": "1",
     "published": "1",
     "statistics": "1",
+    "segmentation_networks": "1",
+    "network_labels": "1",
     "segmentation": "1",
     "maps": "1",
+    "ranges": "1",
+    "images": "1",
+    "classifiers": "1",
+    "sweep": "1",
+    "predictions": "1",
 }
 """Version of each step's code. Raised by hand when its numbers change: all knees of that step are
 then pending again."""
@@ -38,6 +59,15 @@ class Settings:
         scheme: tissue map of labels that do not name theirs: a shipped name or a .toml file.
         workers: processes at most.
         maps: what the numbers depend on.
+        segmenter: what labels scans that came without a label: '' nothing, `ensemble` the networks
+            trained here, `monai_bundle:FOLDER` (several folders separated by the path separator
+            are averaged) or `nnunet:FOLDER`.
+        segmentation_preset: of training segmentation networks: '' none are trained, 'demo' or
+            'paper'.
+        classifier_preset: of training classifiers: '' none are trained, 'demo' or 'paper'.
+        sweep_preset: of the search for hyperparameters, likewise.
+        imagenet_weights: file of a network's ImageNet weights, by network (`resnet50`).
+        device: networks run on: 'cpu', 'cuda', or 'auto': a GPU where there is one.
     """
 
     lake_root: Path = Path("lake_data")
@@ -45,16 +75,27 @@ class Settings:
     scheme: str = "mskt"
     workers: int = 1
     maps: MapParameters = field(default_factory=MapParameters)
+    segmenter: str = ""
+    segmentation_preset: str = ""
+    classifier_preset: str = ""
+    sweep_preset: str = ""
+    imagenet_weights: Mapping[str, Path] = field(default_factory=dict)
+    device: str = "auto"
 
     @classmethod
     def from_environment(cls, **overrides: Any) -> "Settings":
-        """Settings of KNEELAKE_ROOT, KNEELAKE_INBOX, KNEELAKE_SCHEME and KNEELAKE_WORKERS.
+        """Settings of the environment.
+
+        KNEELAKE_ROOT, KNEELAKE_INBOX, KNEELAKE_SCHEME, KNEELAKE_WORKERS, KNEELAKE_SEGMENTER,
+        KNEELAKE_SEGMENTATION_PRESET, KNEELAKE_CLASSIFIER_PRESET, KNEELAKE_SWEEP_PRESET,
+        KNEELAKE_DEVICE and KNEELAKE_IMAGENET_WEIGHTS (`resnet50=FILE,resnet18=FILE`).
 
         Args:
             **overrides: any attribute; None leaves it to the environment.
 
         Raises:
-            ValueError: KNEELAKE_WORKERS is not a whole number from 1 on.
+            ValueError: KNEELAKE_WORKERS is not a whole number from 1 on, KNEELAKE_DEVICE is no
+                device, or KNEELAKE_IMAGENET_WEIGHTS names no file by network.
         """
         given = {name: value for name, value in overrides.items() if value is not None}
         return cls(
@@ -62,6 +103,19 @@ class Settings:
             inbox=Path(given.pop("inbox", os.environ.get("KNEELAKE_INBOX", "inbox"))),
             scheme=given.pop("scheme", os.environ.get("KNEELAKE_SCHEME", "mskt")),
             workers=_workers(given.pop("workers", os.environ.get("KNEELAKE_WORKERS"))),
+            segmenter=given.pop("segmenter", os.environ.get("KNEELAKE_SEGMENTER", "")),
+            segmentation_preset=given.pop(
+                "segmentation_preset", os.environ.get("KNEELAKE_SEGMENTATION_PRESET", "")
+            ),
+            classifier_preset=given.pop(
+                "classifier_preset", os.environ.get("KNEELAKE_CLASSIFIER_PRESET", "")
+            ),
+            sweep_preset=given.pop("sweep_preset", os.environ.get("KNEELAKE_SWEEP_PRESET", "")),
+            imagenet_weights=given.pop(
+                "imagenet_weights",
+                _imagenet_weights(os.environ.get("KNEELAKE_IMAGENET_WEIGHTS", "")),
+            ),
+            device=_device(given.pop("device", os.environ.get("KNEELAKE_DEVICE", "auto"))),
             **given,
         )
 
@@ -73,6 +127,21 @@ def _workers(asked: str | int | None) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise ValueError(f"KNEELAKE_WORKERS is {text!r}; give a whole number from 1 on")
     return int(text)
+
+
+def _imagenet_weights(text: str) -> dict[str, Path]:
+    pairs = [pair.partition("=") for pair in text.split(",") if pair]
+    if any(not (name and path) for name, _, path in pairs):
+        raise ValueError(
+            f"KNEELAKE_IMAGENET_WEIGHTS is {text!r}; write resnet50=FILE,resnet18=FILE"
+        )
+    return {name: Path(path) for name, _, path in pairs}
+
+
+def _device(asked: str) -> str:
+    if asked not in {"auto", "cpu", "cuda"}:
+        raise ValueError(f"KNEELAKE_DEVICE is {asked!r}; use auto, cpu or cuda")
+    return asked
 
 
 def default_workers() -> int:

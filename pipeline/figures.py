@@ -61,13 +61,13 @@ def maps_figure(
         names: which maps, a column each.
         dpi: 70 keeps five columns under 100 kB.
     """
-    figure = _figure(3.4 * len(names), 2.5 * len(parts) + 0.5)
+    figure = blank_figure(3.4 * len(names), 2.5 * len(parts) + 0.5)
     figure.suptitle(title)
     axes = figure.subplots(len(parts), len(names), squeeze=False)
     for row, (bone, part) in enumerate(_in_order(parts)):
         for axis, name in zip(axes[row], names, strict=True):
             _draw_map(figure, axis, part, bone, name)
-    return _png(figure, dpi)
+    return png_of(figure, dpi)
 
 
 def knee_figure(parts: Mapping[Bone, MapPart], *, title: str, dpi: int = 90) -> bytes:
@@ -75,7 +75,7 @@ def knee_figure(parts: Mapping[Bone, MapPart], *, title: str, dpi: int = 90) -> 
     names = [name for name in TITLES if any(_has(part, name) for part in parts.values())]
     shown = [name for name in names if name in {"cartilage_thickness", "t2_mean"}] or names[:1]
     width = len(names) + len(shown)
-    figure = _figure(3.3 * width, 2.7 * len(parts) + 0.5)
+    figure = blank_figure(3.3 * width, 2.7 * len(parts) + 0.5)
     figure.suptitle(title)
     axes = figure.subplots(len(parts), width, squeeze=False)
     for row, (bone, part) in enumerate(_in_order(parts)):
@@ -85,7 +85,7 @@ def knee_figure(parts: Mapping[Bone, MapPart], *, title: str, dpi: int = 90) -> 
             axis.imshow(surface_picture(part, name))
             axis.set_axis_off()
             axis.set_title(f"{bone}: {TITLES[name].split(' (')[0]}", fontsize=9)
-    return _png(figure, dpi)
+    return png_of(figure, dpi)
 
 
 def surface_picture(part: MapPart, name: str, *, size: int = 420) -> NDArray[np.uint8]:
@@ -142,14 +142,14 @@ def bland_altman_figure(agreement: pl.DataFrame, *, dpi: int = 70) -> bytes:
     """
     names = [name for name in TITLES if name in set(agreement["biomarker"])]
     bones = [bone for bone in BONES if bone in set(agreement["bone"])]
-    figure = _figure(3.4 * max(len(names), 1), 2.6 * max(len(bones), 1) + 0.6)
+    figure = blank_figure(3.4 * max(len(names), 1), 2.6 * max(len(bones), 1) + 0.6)
     figure.suptitle("Map minus surface: pixels counted alike (o) and weighted by area (+)")
     axes = figure.subplots(max(len(bones), 1), max(len(names), 1), squeeze=False)
     for row, bone in enumerate(bones):
         for column, name in enumerate(names):
             rows = agreement.filter((pl.col("bone") == bone) & (pl.col("biomarker") == name))
             _draw_bland_altman(axes[row, column], rows, f"{bone} {TITLES[name]}", name)
-    return _png(figure, dpi)
+    return png_of(figure, dpi)
 
 
 def trajectory_figure(biomarkers: pl.DataFrame, *, dpi: int = 80) -> bytes:
@@ -160,7 +160,7 @@ def trajectory_figure(biomarkers: pl.DataFrame, *, dpi: int = 80) -> bytes:
         dpi: of the picture.
     """
     names = [name for name in ("cartilage_thickness", "t2_mean") if name in _names(biomarkers)]
-    figure = _figure(4.2 * len(BONES), 2.9 * max(len(names), 1))
+    figure = blank_figure(4.2 * len(BONES), 2.9 * max(len(names), 1))
     axes = figure.subplots(max(len(names), 1), len(BONES), squeeze=False)
     timepoints = sorted(set(biomarkers["timepoint"]))
     colours = {"medial": "#b2452f", "lateral": "#2c6aa0"}
@@ -183,7 +183,7 @@ def trajectory_figure(biomarkers: pl.DataFrame, *, dpi: int = 80) -> bytes:
             axis.set_xticks(range(len(timepoints)), timepoints)
             axis.set_title(f"{bone}: {TITLES[name]}", fontsize=9)
     axes[0, 0].legend(fontsize=8)
-    return _png(figure, dpi)
+    return png_of(figure, dpi)
 
 
 def _names(rows: pl.DataFrame) -> set[str]:
@@ -257,13 +257,15 @@ def _draw_bland_altman(axis: "Axes", rows: pl.DataFrame, title: str, name: str) 
     axis.tick_params(labelsize=7)
 
 
-def _figure(width: float, height: float) -> "Figure":
+def blank_figure(width: float, height: float) -> "Figure":
+    """A figure of this size, inches, to draw on."""
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), layout="constrained")
 
 
-def _png(figure: "Figure", dpi: int) -> bytes:
+def png_of(figure: "Figure", dpi: int) -> bytes:
+    """A figure as PNG; the same figure gives the same bytes."""
     buffer = io.BytesIO()
     # No software version or date: the same figure must be the same bytes.
     metadata: dict[str, Any] = {"Software": None}

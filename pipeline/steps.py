@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any, Literal
 
 import polars as pl
@@ -20,11 +21,11 @@ from imaging.archive import short_name
 from imaging.errors import BadInputError, Reason
 from imaging.labels import BONES, Bone
 from lake.maps import MapPart, concatenate_parts
-from lake.store import Lake
+from lake.store import Lake, local_root
 from pipeline.cluster import Cluster
 from pipeline.computing import Grid, Input, KneeResult, KneeTask, check_label, compute_maps
 from pipeline.config import CODE_VERSION, Settings, config_hash
-from pipeline.inbox import locate, located
+from pipeline.inbox import locate, located, missing_input
 from pipeline.ingest import Progress, unexpected
 from pipeline.locator import Locator
 
@@ -40,7 +41,7 @@ class StepReport:
     """What a step did at one visit.
 
     Attributes:
-        step: 'segmentation' or 'maps'.
+        step: 'network_labels', 'segmentation' or 'maps'.
         timepoint: the visit.
         n_pending: knee-visits that were pending.
         n_done: of these computed.
@@ -130,7 +131,7 @@ def _materialize(
     counts = {"done": 0, "quarantined": 0, "missing": 0}
     batch_id = None
     if rows:
-        grids = _grids(lake, timepoint)
+        grids = grids_of(lake, timepoint)
         answers = _answers(step, settings, rows, grids, function, cluster, progress)
         for chunk in _in_chunks(rows, answers):
             batch_id = _commit(step, lake, settings, timepoint, chunk, counts) or batch_id
@@ -146,8 +147,8 @@ def _materialize(
     )
 
 
-def _grids(lake: Lake, timepoint: str) -> dict[str, Grid]:
-    """The grid of every DESS scan of a visit."""
+def grids_of(lake: Lake, timepoint: str) -> dict[str, Grid]:
+    """The grid of every DESS scan of a visit, by fingerprint."""
     rows = lake.sql(
         "SELECT series_fingerprint, n_slice, n_row, n_column, affine FROM scans "
         "WHERE sequence = 'DESS' AND timepoint = $timepoint",
@@ -175,16 +176,41 @@ def _task(
             return None
         return Input(locate(settings.inbox, fingerprint), fingerprint)
 
-    label = located(settings.inbox, row["label_fingerprint"])
+    label, scheme_source = label_of(settings, row)
     return KneeTask(
         row,
-        Input(Locator(settings.inbox).path(label.key), row["label_fingerprint"]),
-        (label.outcome or {})["scheme_source"],
+        label,
+        scheme_source,
         grids.get(row["dess_fingerprint"]),
         # DESS is read for the shift of MSME only.
         find(row["dess_fingerprint"]) if row.get("msme_fingerprint") else None,
         find(row.get("msme_fingerprint")),
     )
+
+
+def label_of(settings: Settings, row: Mapping[str, Any]) -> tuple[Input, str]:
+    """Where the label of a row lies, delivered or a network's, and its tissue map.
+
+    Raises:
+        BadInputError: MISSING_INPUT.
+    """
+    fingerprint = row["label_fingerprint"]
+    if row["source"] != "delivered":
+        path = network_label_path(settings, row["timepoint"], fingerprint)
+        if not path.is_file():
+            raise missing_input(fingerprint)
+        return Input(path, fingerprint), row["scheme"]
+    record = located(settings.inbox, fingerprint)
+    return (
+        Input(Locator(settings.inbox).path(record.key), fingerprint),
+        (record.outcome or {})["scheme_source"],
+    )
+
+
+def network_label_path(settings: Settings, timepoint: str, fingerprint: str) -> Path:
+    """Where the lake keeps a network's label; named for its content, it never changes."""
+    root = local_root(settings.lake_root)
+    return root / "labels" / f"timepoint={timepoint}" / f"{fingerprint}.nrrd"
 
 
 def _answers(

@@ -10,6 +10,8 @@ SELECT
     count(DISTINCT maps_index.knee_visit) AS n_knee_visit
 FROM maps_index
 JOIN batches USING (batch_id)
+-- Maps drawn without images say how they were made in `drawn_knees`.
+ANTI JOIN drawn_knees USING (knee_visit)
 WHERE $timepoint::VARCHAR IS NULL OR maps_index.timepoint = $timepoint
 GROUP BY maps_index.timepoint, batches.config_hash, batches.code_version
 QUALIFY count(*) OVER (PARTITION BY maps_index.timepoint) > 1

@@ -7,7 +7,7 @@ WITH stages AS (
     UNION ALL
     SELECT timepoint, knee_visit, 'with_msme' FROM scans WHERE sequence = 'MSME'
     UNION ALL
-    SELECT timepoint, knee_visit, 'labelled' FROM label_files
+    SELECT timepoint, knee_visit, 'labelled' FROM segmentation_inputs
     UNION ALL
     SELECT timepoint, knee_visit, 'segmented' FROM segmentations
     UNION ALL

@@ -18,9 +18,14 @@ from lake.tables import TABLES, TIMEPOINTS
 
 IMAGING = {
     "scan_inventory": set(),
-    "segmentations": {"scan_inventory"},
+    "network_segmentations": {"scan_inventory", "segmentation_networks"},
+    "segmentations": {"scan_inventory", "network_segmentations"},
     "spherical_maps": {"scan_inventory", "segmentations"},
     "knee_biomarkers": {"scan_inventory", "segmentations"},
+}
+IMAGES = {
+    "map_ranges": {"spherical_maps", "model_cases"},
+    "training_images": {"map_ranges", "spherical_maps"},
 }
 BIOMARKERS = {
     "biomarkers_long": {"knee_biomarkers"},
@@ -60,6 +65,7 @@ def test_graph(defs: dg.Definitions) -> None:
         for name, node in keys.items()
     }
     assert {name: parents[name] for name in IMAGING} == IMAGING
+    assert {name: parents[name] for name in IMAGES} == IMAGES
     # A view may join the graph by being added to sql/biomarkers; these must be there.
     assert {name: parents[name] for name in BIOMARKERS} == BIOMARKERS
     views = {
@@ -85,7 +91,7 @@ def test_assets_explain_themselves(defs: dg.Definitions) -> None:
 def test_writers_share_a_pool_of_one(defs: dg.Definitions) -> None:
     job = defs.resolve_job_def("update_timepoint")
     pools = {node.name: node.definition.pool for node in job.nodes}
-    for step in ("scan_inventory", "segmentations", "maps_and_biomarkers"):
+    for step in ("scan_inventory", "network_segmentations", "segmentations", "maps_and_biomarkers"):
         assert pools[step] == "lake_writer"
 
 

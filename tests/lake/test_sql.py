@@ -24,6 +24,7 @@ def _write(lake: Lake, timepoint: str, **tables: list[dict]) -> None:
 ROWS_WITHOUT_DATA = {
     "lake/timepoints": len(TIMEPOINTS),
     "association/association_parameters": 1,
+    "learning/agreement_parameters": 1,
     "cohort/cohort_parameters": 1,
     "cohort/cohort_flow": 6,
     "cohort/pain_exclusions": 4,

@@ -1,0 +1,92 @@
+"""Views of a raw Grad-CAM: rectified, scaled to [0, 1], at the size of the image.
+
+The raw map is what is kept, since each of these loses something: rectifying the evidence against,
+scaling the magnitude, and both for an image without any evidence for the class, whose map is all
+zero. The published maps are rectified, then enlarged, then scaled per image. Arrays in, arrays out.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+FloatArray = NDArray[np.floating]
+
+
+@dataclass(frozen=True, eq=False)
+class ScaledMaps:
+    """Maps scaled per image.
+
+    Attributes:
+        values: from 0 to 1, shape (n, H, W); all zero where `is_flat`.
+        is_flat: maps of one value, of zeros for one, which have no scale, shape (n,).
+    """
+
+    values: FloatArray
+    is_flat: NDArray[np.bool_]
+
+
+def rectified(maps: FloatArray) -> FloatArray:
+    """Evidence for the target only: negative cells become zero."""
+    return np.maximum(maps, 0)
+
+
+def scaled(maps: FloatArray) -> ScaledMaps:
+    """Each map from its own lowest to its own highest value, as 0 to 1.
+
+    Args:
+        maps: shape (n, H, W), finite.
+
+    Raises:
+        ValueError: a map with NaN or infinity.
+    """
+    if not np.isfinite(maps).all():
+        raise ValueError("a map holds NaN or infinity; look for NaN in its image or network")
+    low = maps.min(axis=(1, 2), keepdims=True)
+    extent = maps.max(axis=(1, 2), keepdims=True) - low
+    is_flat = extent == 0
+    values = (maps - low) / np.where(is_flat, 1, extent)
+    return ScaledMaps(values, is_flat[:, 0, 0])
+
+
+def upsampled(
+    maps: FloatArray, size: tuple[int, int] = (224, 224), *, periodic_theta: bool = False
+) -> FloatArray:
+    """Maps enlarged by bilinear interpolation between cell centres.
+
+    The default is OpenCV's `resize` and torch's `interpolate(align_corners=False)`, which hold the
+    outermost cells to the border. A spherical map closes in theta: `periodic_theta` interpolates
+    across the seam instead.
+
+    Args:
+        maps: shape (..., h, w), phi before theta.
+        size: pixels wanted, at least (h, w).
+        periodic_theta: whether the last column of cells borders on the first.
+
+    Raises:
+        ValueError: a size below the grid's, which this is no filter for.
+    """
+    height, width = maps.shape[-2:]
+    if size[0] < height or size[1] < width:
+        raise ValueError(f"maps of {height} x {width} cells cannot be enlarged to {size}")
+    rows = interpolation_matrix(height, size[0])
+    columns = interpolation_matrix(width, size[1], periodic=periodic_theta)
+    return (rows @ maps @ columns.T).astype(np.result_type(maps.dtype, np.float32))
+
+
+def interpolation_matrix(n_cells: int, n_pixels: int, *, periodic: bool = False) -> FloatArray:
+    """Weights of the cells in each pixel along one axis, shape (n_pixels, n_cells); rows sum to 1.
+
+    Its transpose takes weights of pixels to weights of cells: a sum over the enlarged map is a sum
+    over the grid.
+    """
+    position = (np.arange(n_pixels) + 0.5) * (n_cells / n_pixels) - 0.5
+    below = np.floor(position).astype(int)
+    share = position - below
+    neighbours = np.stack([below, below + 1])
+    neighbours = neighbours % n_cells if periodic else np.clip(neighbours, 0, n_cells - 1)
+    weights = np.zeros((n_pixels, n_cells))
+    pixel = np.arange(n_pixels)
+    np.add.at(weights, (pixel, neighbours[0]), 1 - share)
+    np.add.at(weights, (pixel, neighbours[1]), share)
+    return weights

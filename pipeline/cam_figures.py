@@ -1,0 +1,86 @@
+"""Figures of Grad-CAM: mean maps by model and class. Not here: what is drawn (`pipeline.cams`)."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from imaging.labels import BONES
+from imaging.sphere import FRAMES
+from lake.errors import LakeError
+from lake.store import Lake
+from lake.tables import STRATEGIES
+from models.gradcam import Target
+from pipeline.cams import cam_maps
+from pipeline.figures import blank_figure, png_of
+
+STRATEGY_TITLES = {
+    "thickness": "thickness",
+    "bone_shape": "bone shape",
+    "t2": "T2",
+    "bone_thickness": "shape + thickness",
+    "thickness_t2": "T2 + thickness",
+    "all_biomarkers": "all",
+}
+
+
+def mean_cams(
+    lake: Lake, target: Target, knee_visits: list[str], task: str = "chronic_pain"
+) -> dict[tuple[str, str], NDArray[np.floating]]:
+    """Mean rectified map of every model that explains some of the knees, by bone and strategy.
+
+    Args:
+        lake: where they are.
+        target: whose evidence.
+        knee_visits: of whom; those a model has no map of (no T2) are left out of its mean.
+        task: of the models.
+    """
+    means: dict[tuple[str, str], NDArray[np.floating]] = {}
+    wanted = set(knee_visits)
+    for bone in BONES:
+        for strategy in STRATEGIES:
+            try:
+                found = cam_maps(lake, bone, strategy, target, task=task)
+            except LakeError:
+                # Not every model has to have been trained.
+                continue
+            rows = [place for place, name in enumerate(found.knee_visits) if name in wanted]
+            if rows:
+                means[bone, strategy] = found.maps[rows].mean(axis=0)
+    return means
+
+
+def mean_cams_figure(
+    means: dict[tuple[str, str], NDArray[np.floating]], *, title: str, dpi: int = 56
+) -> bytes:
+    """Mean maps, a row per bone and a column per strategy, each on a scale of its own.
+
+    The numbers say each panel's largest value: the scales differ, as the networks' logits do.
+    """
+    bones = [bone for bone in BONES if any(of == bone for of, _ in means)]
+    names = [name for name in STRATEGIES if any(of == name for _, of in means)]
+    figure = blank_figure(2.6 * max(len(names), 1), 2.2 * max(len(bones), 1) + 0.5)
+    figure.suptitle(title)
+    axes = figure.subplots(max(len(bones), 1), max(len(names), 1), squeeze=False)
+    for row, bone in enumerate(bones):
+        low, high = np.degrees(FRAMES[bone].phi_range)
+        for column, name in enumerate(names):
+            axis = axes[row, column]
+            axis.tick_params(labelsize=6)
+            if (bone, name) not in means:
+                axis.set_axis_off()
+                continue
+            values = means[bone, name]
+            axis.imshow(
+                values,
+                origin="lower",
+                aspect="auto",
+                extent=(-180.0, 180.0, low, high),
+                cmap="magma",
+                vmin=0.0,
+                vmax=max(float(values.max()), 1e-12),
+            )
+            axis.set_title(f"{bone}: {STRATEGY_TITLES[name]} ({values.max():.2g})", fontsize=8)
+    for axis in axes[-1]:
+        axis.set_xlabel("theta (deg)", fontsize=7)
+    for axis in axes[:, 0]:
+        axis.set_ylabel("phi (deg)", fontsize=7)
+    return png_of(figure, dpi)
