@@ -184,3 +184,61 @@ def predictions_and_cams(
                     "dagster/partition_row_count": row_count(now, table, timepoint),
                 },
             )
+
+
+class SanityConfig(dg.Config):
+    """Which classifier is checked, and on how much."""
+
+    bone: Literal["femur", "tibia", "patella"] = Field(default="femur", description="Its bone.")
+    strategy: str = Field(default="all_biomarkers", description="And strategy.")
+    n_knees: int = Field(default=24, ge=1, description="Test knees looked at, at most.")
+    n_training: int = Field(
+        default=400, ge=1, description="Knees the comparison networks are trained on, at most."
+    )
+    epochs: int = Field(default=3, ge=1, description="Of those trainings.")
+    seed: int = Field(default=0, ge=0, description="Of all that is drawn.")
+
+
+@dg.asset(
+    deps=[dg.AssetDep("cam_maps", partition_mapping=dg.AllPartitionMapping())],
+    group_name=GROUP,
+    kinds={"python", "matplotlib"},
+    owners=OWNERS,
+    # Raised by hand when the checks change.
+    code_version="1",
+)
+def cam_sanity(config: SanityConfig, lake: LakeResource) -> dg.MaterializeResult:
+    """Whether Grad-CAM depends on what was learned, and shows what the network goes by.
+
+    Cascading weight randomisation, label randomisation beside another seed, and deletion and
+    insertion against a shuffled order, on some test knees of one classifier; PNG and CSV.
+    """
+    from pipeline.cam_sanity import SanityOptions, check_cams, sanity_figure, write_sanity
+
+    store = lake.snapshot()
+    options = SanityOptions(**config.model_dump())
+    with store.connect() as now:
+        n_maps = select(
+            now,
+            "SELECT count(*) AS n FROM cam_locations WHERE task = 'chronic_pain' "
+            "AND bone = $bone AND strategy = $strategy AND split = 'test'",
+            {"bone": options.bone, "strategy": options.strategy},
+        )["n"][0]
+    if not n_maps:
+        return dg.MaterializeResult(
+            data_version=dg.DataVersion("waiting"),
+            metadata={
+                "state": f"waiting: no test knee has a Grad-CAM of {options.bone} "
+                f"{options.strategy} yet"
+            },
+        )
+    report = check_cams(store, options)
+    title = f"Grad-CAM of {options.bone} {options.strategy}, {len(report.knee_visits)} test knees"
+    files = write_sanity(report, lake.settings().lake_root / "figures", title=title)
+    return dg.MaterializeResult(
+        metadata={
+            "sanity": figure(sanity_figure(report, title=title), title),
+            **{name: round(value, 4) for name, value in report.numbers.items()},
+            **{f"{name}_file": dg.MetadataValue.path(path) for name, path in files.items()},
+        }
+    )

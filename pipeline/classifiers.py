@@ -33,6 +33,7 @@ from pipeline.model_data import (
     cached_bank,
     chosen_device,
     initial_weights,
+    labelled_images,
     model_rows,
     require_no_leak,
     training_data,
@@ -127,18 +128,21 @@ def train_classifiers(
     began = time.perf_counter()
     require_no_leak(lake, task)
     place = device or chosen_device(settings)
-    known = lake.sql("FROM classifiers").to_dicts()
+    known = lake.sql("FROM classifiers")
+    images = labelled_images(lake, task)
     jobs: list[_Job] = []
     unchanged: list[Model] = []
     failed: list[tuple[Model, str]] = []
     for bone, strategy in sorted(models):
         model = Model(task, bone, strategy)
         try:
-            job = _job(lake, settings, model, config, place)
+            rows = model_rows(images, model)
+            weights = initial_weights(lake, known, settings, model, config)
         except ModelError as error:
             failed.append((model, str(error)))
             continue
-        if _is_done(job, known):
+        job = _Job(lake.root, model, config, rows, weights, place)
+        if _is_done(job, known.to_dicts()):
             unchanged.append(model)
         else:
             jobs.append(job)
@@ -160,18 +164,6 @@ def train_classifiers(
         tuple(notes),
         time.perf_counter() - began,
     )
-
-
-def _job(
-    lake: Lake,
-    settings: Settings,
-    model: Model,
-    config: TrainingConfig,
-    device: str,
-) -> _Job:
-    rows = model_rows(lake, model)
-    initialization = initial_weights(lake, settings, model, config)
-    return _Job(lake.root, model, config, rows, initialization, device)
 
 
 def _is_done(job: _Job, known: Sequence[Mapping[str, Any]]) -> bool:

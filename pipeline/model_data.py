@@ -113,18 +113,26 @@ def require_no_leak(lake: Lake, task: TaskName) -> None:
         )
 
 
-def model_rows(lake: Lake, model: Model) -> ModelRows:
+def labelled_images(lake: Lake, task: TaskName) -> pl.DataFrame:
+    """Rows of `model_images` in the training and validation splits of a task, in a fixed order."""
+    return lake.sql(
+        "SELECT * FROM model_images WHERE task = $task AND split IN ('training', 'validation') "
+        "ORDER BY bone, split, knee_visit",
+        {"task": task},
+    )
+
+
+def model_rows(images: pl.DataFrame, model: Model) -> ModelRows:
     """The knee-visits, labels and splits of a model, and their hash.
 
+    Args:
+        images: `labelled_images` of the model's task.
+        model: which.
+
     Raises:
-        ModelError: there are none.
+        ModelError: there are none, or they were scaled by more than one set of ranges.
     """
-    rows = lake.sql(
-        "SELECT * FROM model_images "
-        "WHERE task = $task AND bone = $bone AND split IN ('training', 'validation') "
-        "ORDER BY split, knee_visit",
-        {"task": model.task, "bone": model.bone},
-    )
+    rows = images.filter(pl.col("bone") == model.bone)
     if rows.is_empty():
         raise ModelError(
             f"there are no {model.bone} images of knee-visits with a label of {model.task}: "
@@ -156,9 +164,16 @@ def _needs_t2(strategy: str) -> bool:
 
 
 def initial_weights(
-    lake: Lake, settings: Settings, model: Model, config: TrainingConfig
+    lake: Lake, known: pl.DataFrame, settings: Settings, model: Model, config: TrainingConfig
 ) -> Initialization:
     """Where a model's initial weights lie; without a file where there are none.
+
+    Args:
+        lake: holds the checkpoints.
+        known: its table `classifiers`.
+        settings: say where ImageNet weights lie.
+        model: to be trained.
+        config: says what it begins with.
 
     Raises:
         CheckpointError: the model to begin with is of another bone or strategy.
@@ -169,15 +184,12 @@ def initial_weights(
         )
     if config.initialization == "random":
         return Initialization()
-    found = lake.sql(
-        "SELECT path FROM classifiers WHERE task = 'oa' AND bone = $bone AND strategy = $strategy "
-        "AND architecture = $architecture AND width = $width",
-        {
-            "bone": model.bone,
-            "strategy": model.strategy,
-            "architecture": config.network.architecture,
-            "width": config.network.width,
-        },
+    found = known.filter(
+        pl.col("task") == "oa",
+        pl.col("bone") == model.bone,
+        pl.col("strategy") == model.strategy,
+        pl.col("architecture") == config.network.architecture,
+        pl.col("width") == config.network.width,
     )
     if found.is_empty():
         return Initialization("oa", None)

@@ -5,6 +5,7 @@ code, so an interrupted sweep goes on where it was. Trials see the training and 
 only, and are chosen by the latter (view `sweep_best`).
 """
 
+import dataclasses
 import hashlib
 import json
 import re
@@ -34,6 +35,7 @@ from pipeline.model_data import (
     cached_bank,
     chosen_device,
     initial_weights,
+    labelled_images,
     model_rows,
     require_no_leak,
     training_data,
@@ -144,22 +146,24 @@ def sweep_classifiers(
     began = time.perf_counter()
     require_no_leak(lake, "chronic_pain")
     place = device or chosen_device(settings)
-    known = set(
-        lake.sql("SELECT input_fingerprint FROM sweep_runs WHERE status <> 'failed'")[
-            "input_fingerprint"
-        ]
-    )
+    runs = lake.sql("SELECT input_fingerprint FROM sweep_runs WHERE status <> 'failed'")
+    done = set(runs["input_fingerprint"])
+    known, images = lake.sql("FROM classifiers"), labelled_images(lake, "chronic_pain")
     jobs: list[_Job] = []
     failed: list[tuple[Model, str]] = []
     unchanged = 0
     for bone, strategy in sorted(models):
         model = Model("chronic_pain", bone, strategy)
         try:
-            for job in _jobs(lake, settings, model, grid, base, place):
-                due = tuple(one for one in job.trials if _fingerprint(job, one) not in known)
-                unchanged += len(job.trials) - len(due)
+            rows = model_rows(images, model)
+            for trials in _groups(grid):
+                config = trials[0].config(base)
+                weights = initial_weights(lake, known, settings, model, config)
+                job = _Job(lake.root, model, base, trials, rows, weights, place)
+                due = tuple(one for one in trials if _fingerprint(job, one) not in done)
+                unchanged += len(trials) - len(due)
                 if due:
-                    jobs.append(_with_trials(job, due))
+                    jobs.append(dataclasses.replace(job, trials=due))
         except ModelError as error:
             failed.append((model, str(error)))
     counts = {"done": 0, "skipped": 0, "failed": 0}
@@ -183,29 +187,15 @@ def sweep_classifiers(
     )
 
 
-def _jobs(
-    lake: Lake,
-    settings: Settings,
-    model: Model,
-    grid: SweepGrid,
-    base: TrainingConfig,
-    device: str,
-) -> Iterator[_Job]:
-    rows = model_rows(lake, model)
+def _groups(grid: SweepGrid) -> Iterator[tuple[Trial, ...]]:
+    """Trials that run in one go: heads of one frozen network, any other by itself."""
 
     def shared(trial: Trial) -> str:
-        # Only heads share what a network makes of the images: a job of their own each otherwise.
         network = f"{trial.initialization}-{trial.architecture}"
         return network if trial.trained == "head" else trial.trial_id
 
     for _, group in groupby(grid.trials(), shared):
-        trials = tuple(group)
-        weights = initial_weights(lake, settings, model, trials[0].config(base))
-        yield _Job(lake.root, model, base, trials, rows, weights, device)
-
-
-def _with_trials(job: _Job, trials: tuple[Trial, ...]) -> _Job:
-    return _Job(job.root, job.model, job.base, trials, job.rows, job.initialization, job.device)
+        yield tuple(group)
 
 
 def _fingerprint(job: _Job, trial: Trial) -> str:
