@@ -36,6 +36,7 @@ REQUIREMENTS: Mapping[str, tuple[str, ...]] = {
     "nilearn": ("nilearn==0.13.1", "pyarrow"),
     "brainstat": ("brainstat==0.5.2", "pyarrow"),
     "tfce": ("tfce==0.1.0", "pyarrow"),
+    "glum": ("glum==3.4.1", "pyarrow"),
 }
 
 
