@@ -44,6 +44,7 @@ REQUIREMENTS: Mapping[str, tuple[str, ...]] = {
         "grad-cam==1.5.7",
         "captum==0.9.0",
     ),
+    "glum": ("glum==3.4.1", "pyarrow"),
 }
 
 

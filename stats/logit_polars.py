@@ -334,11 +334,12 @@ def term_rows(
             continue
         errors = np.sqrt(np.diag(result[covariance]))
         tails = connection.execute(
-            "SELECT normal_two_sided(z) FROM unnest($1::DOUBLE[]) WITH ORDINALITY AS t(z, k) "
+            "SELECT normal_two_sided(z), ln_normal_two_sided(z) "
+            "FROM unnest($1::DOUBLE[]) WITH ORDINALITY AS t(z, k) "
             "ORDER BY k",
             [(estimates / errors).tolist()],
         ).fetchall()
-        for row, error, (p,) in zip(rows, errors, tails, strict=True):
+        for row, error, (p, log_p) in zip(rows, errors, tails, strict=True):
             low, high = (float(row["estimate"] + side * quantile * error) for side in (-1, 1))
             row |= {
                 f"{prefix}se": float(error),
@@ -348,11 +349,10 @@ def term_rows(
                 f"{prefix}ci_high": high,
             }
             if not prefix:
-                row |= {
-                    "odds_ratio": float(np.exp(row["estimate"])),
-                    "or_low": float(np.exp(low)),
-                    "or_high": float(np.exp(high)),
-                }
+                with np.errstate(over="ignore"):
+                    ratios = np.exp([row["estimate"], low, high]).tolist()
+                row |= dict(zip(("odds_ratio", "or_low", "or_high"), ratios, strict=True))
+                row["log_p"] = log_p
     return rows
 
 

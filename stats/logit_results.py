@@ -31,6 +31,7 @@ class TermEstimate:
         cluster_p: two-sided, of the normal distribution.
         cluster_ci_low: lower end of the interval from cluster_se.
         cluster_ci_high: its upper end.
+        log_p: natural logarithm of p, finite where p underflows.
     """
 
     term: str
@@ -51,6 +52,7 @@ class TermEstimate:
     cluster_p: float | None = None
     cluster_ci_low: float | None = None
     cluster_ci_high: float | None = None
+    log_p: float | None = None
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,7 @@ _TERM_FIELDS = (
     "cluster_p",
     "cluster_ci_low",
     "cluster_ci_high",
+    "log_p",
 )
 
 

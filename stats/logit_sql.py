@@ -109,6 +109,7 @@ def _term_columns(problem: Problem) -> list[str]:
         "se",
         "estimate / se AS z",
         "normal_two_sided(estimate / se) AS p",
+        "ln_normal_two_sided(estimate / se) AS log_p",
         "estimate - quantile * se AS ci_low",
         "estimate + quantile * se AS ci_high",
         "exp(estimate) AS odds_ratio",

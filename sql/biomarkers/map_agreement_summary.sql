@@ -1,6 +1,6 @@
 -- Bland-Altman agreement of the mean on the map with the mean on the surface.
--- bias is map minus surface; the limits are bias -+ 1.96 sd; slope is that of the difference on
--- the mean of the two, which tells whether the bias grows with the value.
+-- bias is map minus surface; the limits are bias -+ 1.96 sd, each with its 95 % interval; slope is
+-- that of the difference on the mean of the two, which tells whether the bias grows with the value.
 -- grain: one row per bone, biomarker and weighting ('pixels' as the paper, or 'area').
 -- assumes: knee-visits are taken as independent, as the paper does.
 WITH pairs AS (
@@ -18,17 +18,23 @@ differences AS (
         on_map - surface_mean AS difference,
         (on_map + surface_mean) / 2 AS mean_of_pair
     FROM pairs
+),
+agreements AS (
+    SELECT
+        bone,
+        biomarker,
+        weighting,
+        bland_altman(difference) AS agreement,
+        avg(mean_of_pair) AS mean_of_both,
+        regr_slope(difference, mean_of_pair) AS slope
+    FROM differences
+    GROUP BY bone, biomarker, weighting
 )
 SELECT
     bone,
     biomarker,
     weighting,
-    count(*) AS n,
-    avg(difference) AS bias,
-    stddev_samp(difference) AS sd,
-    bias - 1.96 * sd AS lower_limit,
-    bias + 1.96 * sd AS upper_limit,
-    avg(mean_of_pair) AS mean_of_both,
-    regr_slope(difference, mean_of_pair) AS slope
-FROM differences
-GROUP BY bone, biomarker, weighting
+    unnest(agreement),
+    mean_of_both,
+    slope
+FROM agreements
