@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 
 Say = Callable[[str], None]
 
+DECAY_POWER = 0.9
+
 
 class TrainingDivergedError(ValueError):
     """A loss or a gradient that is no number."""
@@ -52,7 +54,8 @@ class TrainingOptions:
         patch_2d: rows and columns of a 2-D network's patch.
         batch: patches a step, 3-D.
         batch_2d: patches a step, 2-D.
-        learning_rate: of Adam.
+        learning_rate: of Adam at the first step; it falls to nothing at the last, as in nnU-Net
+            (doi:10.1038/s41592-020-01008-z).
         validate_every: steps between validations.
         patience: validations without a better Dice that end the training.
         foreground_share: share of the patches drawn around a tissue rather than anywhere.
@@ -249,6 +252,8 @@ def _one_step(
     import torch
 
     network.train()
+    for group in optimiser.param_groups:
+        group["lr"] = options.learning_rate * (1.0 - step / options.steps) ** DECAY_POWER
     images, classes, penalty = (one.to(device) for one in sampler.batch(step))
     while True:
         # Dropout draws from torch's own generator.

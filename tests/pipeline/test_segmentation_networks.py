@@ -52,8 +52,8 @@ def _plan() -> NetworkPlan:
         members=(Member("bone", 2, "dice", "reduced"), Member("cartilage", 2, "dice", "reduced")),
         shares=(0.5, 0.25),
         options=replace(
-            demo.options, steps=110, validate_every=55, patch_2d=(64, 64), batch_2d=5,
-            spacing_mm=(2.4, 2.0, 2.0),
+            demo.options, steps=150, validate_every=75, patch_2d=(48, 48), batch_2d=12,
+            spacing_mm=(2.4, 3.0, 3.0),
         ),
     )  # fmt: skip
 
