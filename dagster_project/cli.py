@@ -157,7 +157,13 @@ def _add_demo(commands: Any) -> None:
         lake=False,
     )
     demo.add_argument("--folder", type=Path, default=Path("demo"), help="where (default: ./demo)")
-    demo.add_argument("--subjects", type=int, default=12)
+    demo.add_argument("--subjects", type=int, default=12, help="people whose knee is imaged")
+    demo.add_argument(
+        "--people",
+        type=int,
+        default=300,
+        help="people in the cohort; the maps of those not imaged are drawn",
+    )
     demo.add_argument("--timepoint", action="append", help="default: V00 and V03")
     demo.add_argument("--seed", type=int, default=2021)
     demo.add_argument("--workers", type=int, help="processes at most")
@@ -587,7 +593,8 @@ def _demo(parsed: argparse.Namespace) -> int:
     try:
         return run_demo(
             parsed.folder,
-            n_subjects=parsed.subjects,
+            n_imaged=parsed.subjects,
+            n_people=parsed.people,
             timepoints=parsed.timepoint or ["V00", "V03"],
             seed=parsed.seed,
             workers=parsed.workers,

@@ -1,6 +1,9 @@
 """`kneelake demo`: a simulated cohort through the whole path, as a user would run it.
 
 Here: the order of the calls and what is shown at the end. Not here: any computation.
+
+A few people are imaged and measured; training classifiers takes hundreds of knees, so the maps of
+the others are drawn from the same model of the knee (`pipeline.drawn_maps`), and said to be drawn.
 """
 
 import os
@@ -20,6 +23,9 @@ if TYPE_CHECKING:
     from dagster_project.launch import AssetResult
 
 
+MEASURED = ("group:clinical", "group:imaging")
+"""What has to be there before the other people's maps are drawn."""
+
 SUMMARY = """
 SELECT bone, compartment, biomarker, any_value(unit) AS unit,
        count(*) FILTER (WHERE timepoint = $first) AS knees_first,
@@ -38,7 +44,8 @@ ORDER BY bone, biomarker, compartment
 def run_demo(
     folder: Path,
     *,
-    n_subjects: int,
+    n_imaged: int,
+    n_people: int,
     timepoints: Sequence[str],
     seed: int,
     workers: int | None,
@@ -49,7 +56,9 @@ def run_demo(
 
     Args:
         folder: everything goes here; an earlier demo's content is replaced.
-        n_subjects: knees simulated, one per participant.
+        n_imaged: people whose knee is simulated as images and measured.
+        n_people: people in the clinical tables; the maps of those not imaged are drawn. With no
+            more than are imaged nothing is drawn, and no classifier trained.
         timepoints: visits of each.
         seed: of the cohort.
         workers: processes at most; None for as many as fit.
@@ -64,18 +73,23 @@ def run_demo(
     from phantom.cohort import simulate_cohort
     from phantom.delivery import plan_delivery, write_delivery
     from pipeline.cohort_figures import write_cohort_figures
+    from pipeline.drawn_maps import DrawingPlan, land_drawn_maps
     from pipeline.figures import bland_altman_figure, knee_figure, trajectory_figure
 
     start = time.perf_counter()
+    draws = n_people > n_imaged
     settings = Settings.from_environment(
-        lake_root=folder / "lake", inbox=folder / "inbox", workers=workers
+        lake_root=folder / "lake",
+        inbox=folder / "inbox",
+        workers=workers,
+        classifier_preset="demo" if draws else "off",
     )
     for old in ("lake", "inbox", "dagster_home", "figures"):
         shutil.rmtree(folder / old, ignore_errors=True)
     figures = folder / "figures"
     figures.mkdir(parents=True)
 
-    plans = plan_delivery(n_subjects, timepoints, seed=seed)
+    plans = plan_delivery(n_imaged, timepoints, seed=seed)
     written = 0
 
     def one_more(_visit: object) -> None:
@@ -85,23 +99,37 @@ def run_demo(
 
     write_delivery(settings.inbox, plans, workers=settings.workers, progress=one_more)
     write_clinical_release(
-        settings.inbox / "clinical", simulate_cohort(n_subjects, seed=seed), "ascii"
+        settings.inbox / "clinical",
+        simulate_cohort(max(n_people, n_imaged), seed=seed),
+        "ascii",
     )
     say(
         f"simulated {len(plans)} knee-visits as DICOM and labels, and the clinical tables of "
-        f"{n_subjects} people, in {settings.inbox}"
+        f"{max(n_people, n_imaged)} people, in {settings.inbox}"
     )
 
-    materialize(
-        settings,
-        None,
-        sorted(timepoints),
-        progress,
-        home=folder / "dagster_home",
-        engine="processes" if settings.workers > 1 else "serial",
-        on_result=lambda result: say(f"  materialised {_described(result)}"),
-    )
+    def run(selection: Sequence[str] | None) -> None:
+        materialize(
+            settings,
+            selection,
+            sorted(timepoints),
+            progress,
+            home=folder / "dagster_home",
+            engine="processes" if settings.workers > 1 else "serial",
+            on_result=lambda result: say(f"  materialised {_described(result)}"),
+        )
+
     lake = Lake(settings.lake_root)
+    if draws:
+        run(MEASURED)
+        drawn = sum(
+            land_drawn_maps(
+                lake, DrawingPlan(seed), timepoint=timepoint, progress=progress
+            ).n_knee_visit
+            for timepoint in sorted(timepoints)
+        )
+        say(f"drew the maps of {drawn} more knee-visits from the same model of the knee")
+    run(None)
     knees = lake.sql("SELECT DISTINCT knee_visit FROM maps_index ORDER BY knee_visit")["knee_visit"]
     if len(knees) == 0:
         say("no knee was mapped; `kneelake status` says why")
