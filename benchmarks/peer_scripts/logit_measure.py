@@ -1,6 +1,5 @@
 """Reading the rows and timing a fit, the same for every tool that `benchmarks.logit` compares."""
 
-import resource
 import sys
 import time
 from pathlib import Path
@@ -23,14 +22,19 @@ def read_rows() -> tuple[np.ndarray, np.ndarray]:
     return table["y"].to_numpy().astype(np.float64), x
 
 
+def peak_mb() -> float:
+    """Largest resident memory of this program; getrusage would count the one that started it."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.split("VmHWM:")[1].split()[0]) / 1024
+
+
 def measure(job, repeats: int) -> None:
     """Write CPU s and wall s of the quickest run, peak MB and MB before, and its estimates."""
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    before = peak_mb()
     best = (np.inf, np.inf)
     for _ in range(repeats):
         wall, cpu = time.perf_counter(), time.process_time()
         estimates = job()
         best = min(best, (time.process_time() - cpu, time.perf_counter() - wall))
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    np.save(FOLDER / "cost.npy", np.array([*best, peak, before]))
+    np.save(FOLDER / "cost.npy", np.array([*best, peak_mb(), before]))
     np.save(FOLDER / "estimates.npy", np.array(estimates))
