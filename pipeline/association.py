@@ -24,6 +24,8 @@ from pipeline.regression_tables import differences, table_2, table_3
 from pipeline.regressions import RESULT_TABLES, Results, fingerprint, is_current, store
 
 Tables = Mapping[str, pl.DataFrame]
+ROWS = "rows_of_analysis"
+"""Name of the table of the rows analysed, on the connection that analyses them."""
 
 
 @dataclass(frozen=True)
@@ -62,17 +64,19 @@ def _run(
     analysis: str,
     cases: str,
     queries: tuple[str, ...],
-    compute: Callable[[duckdb.DuckDBPyConnection], Results],
+    compute: Callable[[duckdb.DuckDBPyConnection, str], Results],
     choices: Mapping[str, Any] | None,
 ) -> Run:
     with lake.connect(choices, cases) as connection:
         # A sum over threads differs from run to run in its last digits, and so would the bytes.
         connection.execute("SET threads = 1")
-        rows = _rows(connection, cases)
+        # Once: the views behind the cases are deep, and the models read them many times.
+        connection.execute(f"CREATE TEMP TABLE {ROWS} AS {cases}")
+        rows = _rows(connection, f"FROM {ROWS}")
         identity = fingerprint(rows, {**(choices or {}), "queries": queries})
         computed = not is_current(connection, analysis, identity)
         if computed:
-            store(lake, settings, analysis, identity, compute(connection))
+            store(lake, settings, analysis, identity, compute(connection, ROWS))
     return _stored(lake, analysis, computed=computed)
 
 
@@ -153,7 +157,7 @@ def run_nested(lake: Lake, settings: Settings, choices: Mapping[str, Any] | None
         cohort.NESTED,
         cases,
         (query,),
-        lambda connection: cohort.nested_regressions(connection, guided),
+        cohort.nested_regressions,
         choices,
     )
 

@@ -84,21 +84,21 @@ def nested_cases(dl_relation: str | None) -> str:
     )
 
 
-def radiographic_regression(connection: duckdb.DuckDBPyConnection) -> Results:
+def radiographic_regression(connection: duckdb.DuckDBPyConnection, cases: str) -> Results:
     """Table 2: chronic pain on what a radiograph shows, adjusted for age, sex and BMI.
 
     Args:
-        connection: a lake's; temporary tables are made on it.
+        connection: with the macros; temporary views are made on it.
+        cases: relation with the columns of `sql/association/radiographic_cases.sql`.
     """
     results = Results(notes=list(RADIOGRAPHIC_NOTES))
-    # The views behind these cases are deep: they are evaluated once.
-    connection.execute("CREATE OR REPLACE TEMP TABLE radiographic_rows AS FROM radiographic_cases")
+    rows = quote_identifier(cases)
     for split in ("training", "test"):
         connection.execute(
             f"CREATE OR REPLACE TEMP VIEW radiographic_{split} AS "  # noqa: S608 - a name of ours
-            f"SELECT * FROM radiographic_rows WHERE split = '{split}'"
+            f"SELECT * FROM {rows} WHERE split = '{split}'"
         )
-    counted = connection.execute("SELECT count(*) FROM radiographic_rows").fetchall()
+    counted = connection.execute(f"SELECT count(*) FROM {rows}").fetchall()  # noqa: S608 - quoted
     results.n_rows = int(counted[0][0])
     question = Question("training", coding=SEX_CODING)
     try:
@@ -169,9 +169,7 @@ def _on_test_split(
     return rows
 
 
-def nested_regressions(
-    connection: duckdb.DuckDBPyConnection, dl_relation: str | None = None
-) -> Results:
+def nested_regressions(connection: duckdb.DuckDBPyConnection, cases: str) -> Results:
     """Table 3 on the cohort: what compartment averages add, and DL-guided averages to those.
 
     For every bone and biomarker two pairs of nested models: `demographics` (age, BMI, sex) and
@@ -179,16 +177,13 @@ def nested_regressions(
     the paper's `classical` (the same as compartments) and `dl_guided`, on the rows that have one.
 
     Args:
-        connection: a lake's; temporary tables are made on it.
-        dl_relation: table or view of DL-guided averages (knee_visit, bone, biomarker, dl_guided);
-            None where there are none.
+        connection: with the macros; temporary views are made on it.
+        cases: relation with the columns of `sql/association/regression_cases.sql` and dl_guided,
+            NULL where there is none.
     """
     results = Results(notes=list(NESTED_NOTES))
-    connection.execute(
-        f"CREATE OR REPLACE TEMP TABLE regression_rows AS {nested_cases(dl_relation)}"
-    )
     counts = connection.execute(
-        "SELECT bone, biomarker, count(*) FROM regression_rows GROUP BY ALL"
+        f"SELECT bone, biomarker, count(*) FROM {quote_identifier(cases)} GROUP BY ALL"  # noqa: S608 - quoted
     ).fetchall()
     results.n_rows = sum(n for _, _, n in counts)
     present = {(bone, biomarker) for bone, biomarker, _ in counts}
@@ -196,20 +191,21 @@ def nested_regressions(
         for biomarker in BIOMARKER_UNITS:
             if (bone, biomarker) in present:
                 for population in POPULATIONS:
-                    _pairs(connection, results, population, bone, biomarker)
+                    _pairs(connection, results, cases, population, bone, biomarker)
     return results
 
 
 def _pairs(
     connection: duckdb.DuckDBPyConnection,
     results: Results,
+    cases: str,
     population: str,
     bone: str,
     biomarker: str,
 ) -> None:
     rows = f"regression_rows_{population}_{bone}_{biomarker}"
     connection.execute(
-        f"CREATE OR REPLACE TEMP VIEW {rows} AS SELECT * FROM regression_rows "  # noqa: S608 - names of ours
+        f"CREATE OR REPLACE TEMP VIEW {rows} AS SELECT * FROM {quote_identifier(cases)} "  # noqa: S608 - quoted
         f"WHERE bone = '{bone}' AND biomarker = '{biomarker}' AND {POPULATIONS[population]}"
     )
     question = Question(population, bone, biomarker, SEX_CODING)

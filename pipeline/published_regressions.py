@@ -8,6 +8,7 @@ import duckdb
 from imaging.labels import BONES
 from pipeline.printed_table import DL_VARIABLE, Refit, compare
 from pipeline.regressions import ROWS_INDEPENDENT, Question, Results, add_nested
+from stats.identifiers import quote_identifier
 from stats.logit import nested_logit
 
 ANALYSIS = "published_regressions"
@@ -26,29 +27,31 @@ NOTES = (
 CASES = "SELECT * EXCLUDE (batch_id) FROM published_cases"
 
 
-def published_regressions(connection: duckdb.DuckDBPyConnection) -> Results:
+def published_regressions(connection: duckdb.DuckDBPyConnection, cases: str) -> Results:
     """Refit Table 3 for every bone whose published table is in the lake.
 
     Args:
-        connection: a lake's; temporary views are made on it.
+        connection: with the macros; temporary views are made on it.
+        cases: relation with the columns of `published_cases`.
     """
     results = Results(notes=list(NOTES))
+    rows = quote_identifier(cases)
     counts = dict(
-        connection.sql("SELECT bone, count(*) FROM published_cases GROUP BY bone").fetchall()
+        connection.execute(f"SELECT bone, count(*) FROM {rows} GROUP BY bone").fetchall()  # noqa: S608 - quoted
     )
     results.n_rows = sum(counts.values())
     for bone in BONES:
         if bone in counts:
-            _bone(connection, results, bone)
+            _bone(connection, results, rows, bone)
     return results
 
 
-def _bone(connection: duckdb.DuckDBPyConnection, results: Results, bone: str) -> None:
+def _bone(connection: duckdb.DuckDBPyConnection, results: Results, rows: str, bone: str) -> None:
     relation, recoded = f"published_{bone}", f"published_{bone}_recoded"
     for view, sex in ((relation, "sex_code"), (recoded, "2 - sex_code")):
         connection.execute(
             f"CREATE OR REPLACE TEMP VIEW {view} AS "  # noqa: S608 - names of ours
-            f"SELECT * REPLACE ({sex} AS sex_code) FROM published_cases WHERE bone = '{bone}'"
+            f"SELECT * REPLACE ({sex} AS sex_code) FROM {rows} WHERE bone = '{bone}'"
         )
     question = Question(POPULATION, bone, "cartilage_thickness", "sex_code: 1 male, 2 female")
     nested = add_nested(

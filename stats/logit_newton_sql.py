@@ -19,9 +19,13 @@ STALLED = (1e-10, 0.6)
 
 
 def coefficients(model: str, relation: str, p: int) -> str:
-    """Each model's `candidate` coefficients as scalars: a list would be copied for every row."""
+    """Each model's `candidate` coefficients as scalars: a list would be copied for every row.
+
+    DISTINCT changes nothing, since a model has one row; it keeps the planner from putting off the
+    scalars until after the join.
+    """
     scalars = ", ".join(f"candidate[{k + 1}] AS b{k}" for k in range(p + 1))
-    return f"(SELECT {model}{scalars} FROM {relation})"
+    return f"(SELECT DISTINCT {model}{scalars} FROM {relation})"
 
 
 def likelihood_rows(problem: Problem, p: int, model: str, rows: str) -> str:

@@ -111,7 +111,9 @@ def bootstrap_statement(problem: Problem, n_replicates: int, seed: int, rows: in
             seeds="SELECT replicates.model AS model, replicates.n AS n, candidate AS position,\n"
             f"        {zeros} AS step, '-infinity'::DOUBLE AS loglik\n"
             "    FROM replicates CROSS JOIN full_solution\n"
-            "    WHERE full_solution.converged AND n_events > 0 AND n_events < replicates.n",
+            "    WHERE full_solution.converged AND n_events > 0 AND n_events < replicates.n\n"
+            # Cuts nothing off: it tells the planner that these are few, the rows drawn many.
+            f"    LIMIT {n_replicates}",
             rows=joined,
             grouped=True,
             tolerance=_BOOTSTRAP_TOLERANCE,

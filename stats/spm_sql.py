@@ -293,9 +293,12 @@ def _elimination(size: int) -> list[str]:
         kept = "".join(f", s{i} AS sum{i}" for i in range(size)) if k == 0 else ""
         centred = ", yy - s0 * s0 / own AS total_ss" if k == 0 else ""
         joined = ",\n        ".join(changed)
+        done = ["own"]
+        if k < size - 1:
+            done += [f"s{k}", *(f"m{k}_{j}" for j in range(k, size))]
         ctes.append(
             f"""step_{k + 1} AS (
-    SELECT * EXCLUDE (own) REPLACE (
+    SELECT * EXCLUDE ({", ".join(done)}) REPLACE (
         {joined}
     ){centred}{kept}
     FROM (
@@ -315,7 +318,11 @@ def _tests(cases: SpmCases, confidence: float) -> list[str]:
     upper = 0.5 + confidence / 2
     fast = cases.n <= FAST_TAIL_CASES
     ln_beta = "t_ln_beta(df)" if fast else "NULL"
-    t_limit = f"t_limit_of_maps({1 - confidence!r}, df)" if fast else f"t_quantile({upper!r}, df)"
+    t_limit = (
+        f"t_limit_of_maps({1 - confidence!r}, df, ln_beta)"
+        if fast
+        else f"t_quantile({upper!r}, df)"
+    )
     ln_p = "t_ln_tails_of_maps(t * t, df, ln_beta)" if fast else "ln_f_upper_tail(t * t, 1, df)"
     return [
         f"""fitted AS (
@@ -356,10 +363,13 @@ def _tests(cases: SpmCases, confidence: float) -> list[str]:
         f"""of_df AS MATERIALIZED (
     SELECT
         df,
+        ln_beta,
         {t_limit} AS t_limit,
-        {ln_beta} AS ln_beta,
         CASE WHEN df > 1 THEN hedges_factor(df) END AS small_sample
-    FROM (SELECT DISTINCT df FROM tested WHERE reason IS NULL)
+    FROM (
+        SELECT df, {ln_beta} AS ln_beta
+        FROM (SELECT DISTINCT n - {size} AS df FROM sums WHERE n > {size})
+    )
 )""",
         f"""with_p AS MATERIALIZED (
     SELECT

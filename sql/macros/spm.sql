@@ -56,17 +56,18 @@ CREATE OR REPLACE MACRO t_ln_tails_of_maps(t2, df, ln_beta) AS
             )
     END;
 
--- t with P(|T| >= t) = p: Newton's method for ln t^2 on the logarithm of the tail, which is concave.
-CREATE OR REPLACE MACRO t_limit_of_maps(p, df) AS
+-- t with P(|T| >= t) = p: Newton's method for ln t^2 on the logarithm of the tail, which is concave;
+-- `ln_beta` is `t_ln_beta(df)`.
+CREATE OR REPLACE MACRO t_limit_of_maps(p, df, ln_beta) AS
     exp(
         list_reduce(
-            range(30),
+            range(12),
             lambda u, step: list_transform(
-                [t_ln_tails_of_maps(exp(u), df, t_ln_beta(df))],
+                [t_ln_tails_of_maps(exp(u), df, ln_beta)],
                 lambda tail:
                     u + (tail - ln(p::DOUBLE))
                     * exp(
-                        tail + t_ln_beta(df) - (u - ln(df::DOUBLE)) / 2
+                        tail + ln_beta - (u - ln(df::DOUBLE)) / 2
                         + (df::DOUBLE + 1) / 2 * ln_one_plus(exp(u) / df)
                     )
             )[1],

@@ -14,11 +14,11 @@ from planted import RADIOGRAPHIC, THICKNESS, Planted, planted_lake
 def radiographic(tmp_path_factory: pytest.TempPathFactory) -> Planted:
     """A lake whose chronic pain depends on radiographs, age, BMI and sex, and nothing else."""
     root = tmp_path_factory.mktemp("radiographic") / "lake"
-    return planted_lake(root, RADIOGRAPHIC, n_people=600, seed=11)
+    return planted_lake(root, RADIOGRAPHIC, n_people=400, seed=11)
 
 
 @pytest.fixture(scope="session")
 def thickness(tmp_path_factory: pytest.TempPathFactory) -> Planted:
     """A lake whose chronic pain depends on medial thickness, age, BMI and sex, and nothing else."""
     root = tmp_path_factory.mktemp("thickness") / "lake"
-    return planted_lake(root, THICKNESS, n_people=600, seed=12)
+    return planted_lake(root, THICKNESS, n_people=400, seed=12)
