@@ -6,6 +6,7 @@ input; of an analysis the rows of its newest run. What counts is itself SQL:
 `sql/lake/current_results.sql`, `sql/lake/quarantine.sql`.
 """
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,12 @@ from lake.tables import LEDGER_STEPS, TABLES, Table
 LAZY_GROUPS = ("cohort", "association", "learning")
 """Views made only for queries that need them."""
 VIEW_GROUPS = ("lake", "biomarkers", *LAZY_GROUPS)
+
+_WORD = re.compile(r"\w+")
+_CATALOGUE = frozenset(
+    ("show", "information_schema", "duckdb_views", "duckdb_tables", "duckdb_columns", "pg_catalog")
+)
+"""Words of a query that asks which views there are."""
 
 
 def _quote(text: str) -> str:
@@ -106,44 +113,63 @@ def _of_analysis(table: Table, columns: str) -> str:
     )
 
 
+def _wanted(query: str | None) -> set[str]:
+    """The views to make for a query, by name; see `view_statements`."""
+    files = {file.name: file for file in sql.views(VIEW_GROUPS)}
+    stored = {name for table in TABLES for name in (table, f"{table}_history")}
+    if query is None:
+        return {*files, *stored}
+    words = set(_WORD.findall(query.lower()))
+    if words & _CATALOGUE or not words & {*files, *stored}:
+        return stored | {name for name, file in files.items() if file.group not in LAZY_GROUPS}
+    chosen = sql.needed_by(query, VIEW_GROUPS)
+    needed = words & stored
+    for name in chosen:
+        needed |= {relation for relation in stored if files[name].mentions(relation)}
+    if any(TABLES[name].step in LEDGER_STEPS for name in needed if name in TABLES):
+        needed |= {"current_results", "ledger"}
+    if any(TABLES[name].step == "statistics" for name in needed if name in TABLES):
+        needed |= {ANALYSES}
+    return chosen | needed | {f"{name}_history" for name in needed if name in TABLES}
+
+
 def view_statements(root: Path, query: str | None = None) -> Iterator[str]:
     """The statements that make every view, in order.
 
-    With a query, views of `LAZY_GROUPS` it does not need are left out: DuckDB checks a
-    view when it is made, and these read each other eight deep, so all of them take a second.
+    With a query, those it does not need are left out: DuckDB checks a view when it is made, and a
+    table's log is read to make one, so all of them take longer than most queries on them. A query
+    that names none of them, or asks for the catalogue, gets all but those of `LAZY_GROUPS`.
 
     `batches` is looked at first: what it lists is complete in every table looked at later.
     """
+    wanted = _wanted(query)
+    files = {file.name: file for file in sql.views(VIEW_GROUPS) if file.name in wanted}
     committed = committed_batches(root)
     batches = TABLES["batches"]
     yield (f"CREATE VIEW batches AS {_source(batches, committed_files(root, batches, committed))}")
     for table in TABLES.values():
-        if table is not batches:
+        if table is not batches and f"{table.name}_history" in wanted:
             source = _source(table, committed_files(root, table, committed))
             yield (
                 f"CREATE VIEW {table.name}_history AS SELECT rows.*, batches.batch_number "  # noqa: S608 - registry names
                 f"FROM ({source}) AS rows JOIN batches USING (batch_id)"
             )
-    ledger = TABLES["ledger"]
-    yield f"CREATE VIEW ledger AS {_newest(ledger, ', '.join(ledger.column_names))}"
+    if "ledger" in wanted:
+        ledger = TABLES["ledger"]
+        yield f"CREATE VIEW ledger AS {_newest(ledger, ', '.join(ledger.column_names))}"
     for file in sql.macros():
         yield file.text
-    files = {file.name: file for file in sql.views(VIEW_GROUPS)}
-    if query is not None:
-        wanted = sql.needed_by(query, LAZY_GROUPS)
-        files = {
-            name: file
-            for name, file in files.items()
-            if file.group not in LAZY_GROUPS or name in wanted
-        }
-    yield f"CREATE VIEW current_results AS {files.pop('current_results').text}"
+    if "current_results" in files:
+        yield f"CREATE VIEW current_results AS {files.pop('current_results').text}"
     for table in TABLES.values():
+        if table.name not in wanted or not table.step:
+            continue
         columns = ", ".join(table.column_names)
         if table.step == "statistics":
             yield f"CREATE VIEW {table.name} AS {_of_analysis(table, columns)}"
         elif table.step in LEDGER_STEPS:
             yield f"CREATE VIEW {table.name} AS {_result(table, columns)}"
-        elif table.step:
+        else:
             yield f"CREATE VIEW {table.name} AS {_newest(table, columns)}"
     for file in files.values():
         yield f"CREATE VIEW {file.name} AS {file.text}"

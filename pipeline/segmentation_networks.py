@@ -355,7 +355,10 @@ def _train_one(job: _Job) -> None:
         )
     except ValueError as error:
         raise BadInputError(
-            Reason.BAD_VALUE, job.member.name, f"cannot be trained: {error}", "See docs/segmentation.md"
+            Reason.BAD_VALUE,
+            job.member.name,
+            f"cannot be trained: {error}",
+            "See docs/segmentation.md",
         ) from None
     history = json.dumps([dataclasses.asdict(one) for one in trained.history])
     write_whole(job.history, history + "\n")
