@@ -31,6 +31,28 @@ def rectified(maps: FloatArray) -> FloatArray:
     return np.maximum(maps, 0)
 
 
+def relative_to(maps: FloatArray, reference: FloatArray) -> FloatArray:
+    """Evidence beyond that of the average of some reference maps.
+
+    The logit is the sum of the raw map's cells (and a bias), so a cell less its mean over reference
+    knees is that cell's exact Shapley value against them. It shows evidence a network codes as
+    something missing, such as thin cartilage, which is positive nowhere on the raw map.
+
+    Args:
+        maps: raw, shape (n, h, w).
+        reference: raw maps of the reference knees, shape (m, h, w), at least one.
+
+    Raises:
+        ValueError: no reference, or another grid.
+    """
+    if len(reference) == 0 or reference.shape[1:] != maps.shape[1:]:
+        raise ValueError(
+            f"reference maps of shape {reference.shape} for maps of {maps.shape}; give at least "
+            "one of the same grid"
+        )
+    return maps - reference.mean(axis=0, dtype=np.float64).astype(maps.dtype)
+
+
 def scaled(maps: FloatArray) -> ScaledMaps:
     """Each map from its own lowest to its own highest value, as 0 to 1.
 

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.bank import ImageBank
+from models.folding import folded
 from models.gradcam import GradCamError, class_maps
 from models.normalization import IMAGENET, ChannelNormalization
 from models.training_config import Precision
@@ -75,12 +76,13 @@ def predict(
         raise ValueError("there are no rows to predict")
     bank.require(index, strategy)
     logits, maps = [], []
+    quick = folded(network)
     first = 0
     while first < len(index):
         some = index[first : first + batch_size]
         try:
             images = bank.batch(some, strategy, normalization=normalization)
-            found = class_maps(network, images, precision=precision)
+            found = class_maps(quick, images, precision=precision)
         except torch.OutOfMemoryError:
             if batch_size == 1:
                 raise

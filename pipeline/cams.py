@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +14,7 @@ from lake.errors import LakeError
 from lake.store import Lake
 from lake.tables import CAM_TARGETS, STRATEGIES, TASKS
 from models.cam_biomarkers import cell_centres
-from models.cam_views import rectified, scaled, upsampled
+from models.cam_views import rectified, relative_to, scaled, upsampled
 from models.gradcam import Target, target_of
 
 View = Literal["raw", "rectified", "scaled"]
@@ -49,6 +49,7 @@ def cam_maps(
     knee_visits: Sequence[str] | None = None,
     *,
     task: str = "chronic_pain",
+    reference: Sequence[str] | None = None,
     view: View = "rectified",
     enlarged: bool = True,
     periodic_theta: bool = False,
@@ -62,6 +63,8 @@ def cam_maps(
         target: whose evidence; `predicted` is the paper's code, class by class.
         knee_visits: whose, in this order; None for every knee-visit with maps, by name.
         task: 'chronic_pain' or 'oa', whose targets pain and no_pain are osteoarthritis and none.
+        reference: knee-visits whose mean map is taken from each, so that maps show evidence beyond
+            theirs; see `models.cam_views.relative_to`.
         view: `raw` as computed, signed; `rectified` evidence for the target only; `scaled` that,
             from 0 to 1 knee by knee, as published maps are: magnitudes are then not comparable.
         enlarged: to the image's 224 x 224 pixels, else the network's own grid.
@@ -79,6 +82,40 @@ def cam_maps(
     ):
         if value not in allowed:
             raise LakeError(f"{value} is none of {', '.join(allowed)}")
+    found, raw = _raw(lake, bone, strategy, target, knee_visits, task)
+    if reference is not None:
+        raw = relative_to(raw, _raw(lake, bone, strategy, target, reference, task)[1])
+    all_zero = np.asarray(~(raw > 0).any(axis=(1, 2)))
+    maps: NDArray[np.floating] = raw if view == "raw" else rectified(raw)
+    frame = FRAMES[bone]
+    phi: NDArray[np.floating] = frame.phi
+    theta: NDArray[np.floating] = frame.theta
+    if enlarged:
+        maps = upsampled(maps, (len(phi), len(theta)), periodic_theta=periodic_theta)
+    else:
+        phi = cell_centres(phi[0], phi[-1], len(phi), maps.shape[1])
+        theta = cell_centres(theta[0], theta[-1], len(theta), maps.shape[2])
+    if view == "scaled":
+        maps = scaled(maps).values
+    return CamMaps(
+        tuple(row["knee_visit"] for row in found),
+        maps.astype(np.float32),
+        phi,
+        theta,
+        all_zero,
+        np.array([row["predicted"] for row in found]),
+    )
+
+
+def _raw(
+    lake: Lake,
+    bone: Bone,
+    strategy: str,
+    target: Target,
+    knee_visits: Sequence[str] | None,
+    task: str,
+) -> tuple[list[dict[str, Any]], NDArray[np.float32]]:
+    """Where the maps of some knees are, and the maps on the network's grid, signed."""
     rows = lake.sql(
         "SELECT knee_visit, part, row, predicted, logit_no, logit_yes FROM cam_locations "
         "WHERE task = $task AND bone = $bone AND strategy = $strategy "
@@ -103,24 +140,4 @@ def cam_maps(
     found = [by_name[name] for name in names]
     classes = read_rows(lake.root, strategy, [(row["part"], int(row["row"])) for row in found])
     logits = np.array([[row["logit_no"], row["logit_yes"]] for row in found])
-    raw = target_of(classes.astype(np.float32), target, logits)
-    all_zero = np.asarray(~(raw > 0).any(axis=(1, 2)))
-    maps: NDArray[np.floating] = raw if view == "raw" else rectified(raw)
-    frame = FRAMES[bone]
-    phi: NDArray[np.floating] = frame.phi
-    theta: NDArray[np.floating] = frame.theta
-    if enlarged:
-        maps = upsampled(maps, (len(phi), len(theta)), periodic_theta=periodic_theta)
-    else:
-        phi = cell_centres(phi[0], phi[-1], len(phi), maps.shape[1])
-        theta = cell_centres(theta[0], theta[-1], len(theta), maps.shape[2])
-    if view == "scaled":
-        maps = scaled(maps).values
-    return CamMaps(
-        tuple(names),
-        maps.astype(np.float32),
-        phi,
-        theta,
-        all_zero,
-        np.array([row["predicted"] for row in found]),
-    )
+    return found, target_of(classes.astype(np.float32), target, logits)

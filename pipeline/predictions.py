@@ -230,7 +230,7 @@ def _predict_job(job: _Job) -> Predicted | str:
         bank = cached_bank(job.root, _bone(bone), job.bank_knee_visits, job.device)
         with _one_thread():
             return predict(
-                network.to(job.device, memory_format=torch.channels_last),  # type: ignore[call-overload]
+                network.to(job.device),
                 bank,
                 bank.rows_of(job.knee_visits),
                 strategy,
