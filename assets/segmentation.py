@@ -40,7 +40,7 @@ class NetworkTrainingConfig(dg.Config):
     preset: Literal["", "off", "demo", "paper"] = Field(
         default="",
         description="off: train nothing; demo: reduced networks, minutes on a processor, not good "
-        "enough to measure; paper: eleven V-Nets, days on a GPU. Empty: "
+        "enough to measure; paper: eleven V-Nets, for a GPU. Empty: "
         "KNEELAKE_SEGMENTATION_PRESET, or off.",
     )
     seed: int = Field(default=0, ge=0, description="Of weights, sampling, augmentation and split.")

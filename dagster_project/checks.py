@@ -24,7 +24,13 @@ GROUP = "checks"
 WARNINGS_ONLY = frozenset({"quarantine_share", "one_configuration"})
 """Checks that tell of something to look at rather than of wrong data."""
 
-ASSET_ORDER = ("scan_inventory", "segmentations", "spherical_maps", "knee_biomarkers")
+ASSET_ORDER = (
+    "scan_inventory",
+    "network_segmentations",
+    "segmentations",
+    "spherical_maps",
+    "knee_biomarkers",
+)
 
 
 def checked_asset(file: sql.SqlFile) -> str:
