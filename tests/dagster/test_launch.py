@@ -41,14 +41,15 @@ def test_materialize_runs_visits_then_what_reads_across_them(
         on_result=told.append,
     )
     assert told == results
-    assert [(result.asset, result.timepoint) for result in results[:5]] == [
+    of_visits = [(result.asset, result.timepoint) for result in results if result.timepoint]
+    assert of_visits == [
         ("scan_inventory", "V03"),
         ("network_segmentations", "V03"),
         ("segmentations", "V03"),
         ("spherical_maps", "V03"),
         ("knee_biomarkers", "V03"),
+        ("training_images", "V03"),
     ]
-    assert {result.timepoint for result in results[5:]} == {None}
     by_name = {result.asset: result for result in results}
     assert by_name["spherical_maps"].metadata["n_computed"] == 1
     assert by_name["biomarkers_wide"].metadata["dagster/row_count"] == 1

@@ -9,7 +9,10 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+from pictured_lake import pictured_lake
 from small_study import SmallStudy, small_study
+
+from lake.store import Lake
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -23,3 +26,9 @@ def one_thread() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def study(tmp_path_factory: pytest.TempPathFactory) -> SmallStudy:
     return small_study(tmp_path_factory.mktemp("study") / "lake")
+
+
+@pytest.fixture(scope="session")
+def pictured(tmp_path_factory: pytest.TempPathFactory) -> Lake:
+    """Shared by the tests of training and sweep, which use models of their own."""
+    return pictured_lake(tmp_path_factory.mktemp("pictured") / "lake")

@@ -4,7 +4,6 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-from pictured_lake import pictured_lake
 
 from imaging.errors import BadInputError
 from lake.store import Lake
@@ -30,8 +29,8 @@ MODEL = ("femur", "bone_shape")
 
 
 @pytest.fixture(scope="module")
-def lake(tmp_path_factory: pytest.TempPathFactory) -> Lake:
-    return pictured_lake(tmp_path_factory.mktemp("swept") / "lake")
+def lake(pictured: Lake) -> Lake:
+    return pictured
 
 
 def swept(lake: Lake, grid: SweepGrid) -> SweepReport:
@@ -66,7 +65,7 @@ def test_a_sweep_goes_on_where_it_was(lake: Lake) -> None:
 
 
 def test_the_best_are_chosen_by_validation(lake: Lake) -> None:
-    swept(lake, GRID)
+    # Of the sweep above.
     runs = lake.sql("FROM sweep_runs WHERE status = 'done'")
     best = lake.sql("FROM sweep_best")
     for rule, column, descending in (("val_loss", "val_loss", False), ("val_auc", "val_auc", True)):
