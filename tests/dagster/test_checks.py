@@ -14,7 +14,7 @@ KNEE = "1000001_RIGHT_V00"
 def evaluations(result: dg.ExecuteInProcessResult) -> dict[str, dg.AssetCheckEvaluation]:
     found = result.get_asset_check_evaluations()
     rules = [check for check in found if check.check_name == "registry_rules"]
-    assert len(rules) == 4
+    assert len(rules) == 5
     assert all(check.passed for check in rules)
     return {check.check_name: check for check in found}
 
