@@ -215,7 +215,8 @@ def test_quantiles_are_numpys(filled: Lake) -> None:
 def test_a_kill_costs_the_batch_under_way_and_no_more(
     lake: Lake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    values = {1000001 + number: 40.0 + number for number in range(40)}
+    monkeypatch.setattr("pipeline.images.BATCH_KNEES", 3)
+    values = {1000001 + number: 40.0 + number for number in range(5)}
     add_maps(lake, values)
     ranges = fit_map_ranges(lake, ALL)
     calls = 0
@@ -233,9 +234,9 @@ def test_a_kill_costs_the_batch_under_way_and_no_more(
         with pytest.raises(KeyboardInterrupt):
             materialize_images(lake, "V00")
     first = image_files(lake)
-    assert len(images_now(lake)) == 32 * 3
+    assert len(images_now(lake)) == 3 * 3
     report = materialize_images(lake, "V00")
-    assert (report.n_pending, report.n_done) == (8, 8)
+    assert (report.n_pending, report.n_done) == (2, 2)
     finished = image_files(lake)
     assert {name: finished[name] for name in first} == first
     # The same as if nothing had happened.
