@@ -74,7 +74,7 @@ def model_evaluation(config: EvaluationConfig, lake: LakeResource) -> dg.Materia
     if is_new:
         store_evaluation(store, settings, evaluations, stated, len(rows))
     files = write_evaluation(evaluations, settings.lake_root / FOLDER)
-    shown = {}
+    shown: dict[str, dg.MetadataValue] = {}
     for found in evaluations:
         name, title = TITLES[found.task, found.visits]
         if found.visits == "all":

@@ -8,6 +8,7 @@ only rows of the batch of the newest run count: a run that fits fewer models tak
 """
 
 from imaging.labels import BONES
+from lake.evaluation_tables import EVALUATION_TABLES
 from lake.registry import BATCH_ID, Check, Column, Table, count, number, text, whole, yes_no
 from lake.spm_tables import SPM_TABLES
 
@@ -259,4 +260,5 @@ STATISTICS_TABLES = (
     _PERFORMANCE,
     _COMPARISONS,
     *SPM_TABLES,
+    *EVALUATION_TABLES,
 )

@@ -121,8 +121,8 @@ def _percent(value: float | None) -> float | None:
 
 def comparison_table(found: Evaluation) -> tuple[pl.DataFrame, tuple[str, ...]]:
     """The paired tests as text, and their notes."""
-    headings = ("Bone", "First", "Second", "n", "AUC, first", "AUC, second")
-    headings = (*headings, "Difference (95 % CI)", "z", "p", "q, p")
+    aucs = ("AUC, first", "AUC, second", "Difference (95 % CI)")
+    headings = ("Bone", "First", "Second", "n", *aucs, "z", "p", "q, p")
     rows = []
     for row in found.comparisons:
         names = (COLUMNS[row["bone"]], *(MODELS[row[key]][1] for key in _PAIR))

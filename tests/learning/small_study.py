@@ -77,12 +77,29 @@ def add_classifier(
         code_version="1",
     )
     path = store_checkpoint(lake.root / "models" / task / bone / strategy, network, metadata)
-    row: dict[str, Any] = {
+    place = path.relative_to(lake.root).as_posix()
+    row = classifier_row(task, bone, strategy, path.stem, place, ranges_id, seed)
+    with lake.batch("classifiers", "all", "1", "c") as batch:
+        batch.add("classifiers", [row])
+    return path.stem
+
+
+def classifier_row(
+    task: str,
+    bone: str,
+    strategy: str,
+    checkpoint_hash: str,
+    path: str = "",
+    ranges_id: str = "r",
+    seed: int = 0,
+) -> dict[str, Any]:
+    """A row of `classifiers`."""
+    return {
         "task": task,
         "bone": bone,
         "strategy": strategy,
-        "checkpoint_hash": path.stem,
-        "path": path.relative_to(lake.root).as_posix(),
+        "checkpoint_hash": checkpoint_hash,
+        "path": path,
         "architecture": NETWORK.architecture,
         "width": NETWORK.width,
         "initialization": "random",
@@ -110,6 +127,3 @@ def add_classifier(
         "code_version": "1",
         "seconds": 1.0,
     }
-    with lake.batch("classifiers", "all", "1", "c") as batch:
-        batch.add("classifiers", [row])
-    return path.stem
