@@ -92,6 +92,11 @@ def _add_lake_commands(commands: Any) -> None:
     materialize.add_argument("selection", nargs="*", help="assets or groups; none: all")
     materialize.add_argument("--timepoint", action="append", help="only this visit; repeatable")
     materialize.add_argument("--scheme", help="tissue map of labels that do not name theirs")
+    materialize.add_argument(
+        "--preset",
+        choices=("demo", "paper"),
+        help="train classifiers where something is new; else as KNEELAKE_CLASSIFIER_PRESET",
+    )
     _add_home(materialize)
     _add_measuring(materialize)
     add_json(materialize)
@@ -356,7 +361,7 @@ def _report_ingest(
 def _materialize(parsed: argparse.Namespace) -> int:
     from dagster_project.launch import AssetResult, RunFailedError, materialize
 
-    settings = settings_of(parsed, maps=_parameters(parsed))
+    settings = settings_of(parsed, maps=_parameters(parsed), classifier_preset=parsed.preset)
     bar = _Bar()
 
     def told(result: AssetResult) -> None:
@@ -405,10 +410,11 @@ def _visits_at_hand(settings: "Settings") -> list[str]:
 
 
 def _result_line(result: Any) -> str:
-    where = f" {result.timepoint}" if result.timepoint else ""
+    place = result.timepoint or result.model
+    where = f" {place}" if place else ""
     numbers = ", ".join(
         f"{name} {result.metadata[name]}"
-        for name in ("n_pending", "n_computed", "n_quarantined")
+        for name in ("n_pending", "n_computed", "n_quarantined", "val_auc", "best_epoch", "state")
         if name in result.metadata
     )
     failed = f"  FAILED CHECKS: {', '.join(result.failed_checks)}" if result.failed_checks else ""

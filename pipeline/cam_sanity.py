@@ -28,7 +28,7 @@ from models.training import Split, TrainingData, train
 from models.training_config import TrainingConfig
 from pipeline.figures import blank_figure, png_of
 from pipeline.images import open_bank
-from pipeline.model_data import Model, model_rows
+from pipeline.model_data import Model, labelled_images, model_rows
 
 if TYPE_CHECKING:
     import torch
@@ -134,7 +134,8 @@ def check_cams(lake: Lake, options: SanityOptions | None = None) -> SanityReport
     normalization = ChannelNormalization(
         **{name: tuple(metadata.normalization[name]) for name in ("mean", "sd")}
     )
-    rows = model_rows(lake, Model("chronic_pain", options.bone, options.strategy))
+    model = Model("chronic_pain", options.bone, options.strategy)
+    rows = model_rows(labelled_images(lake, model.task), model)
     bank = open_bank(lake, options.bone, [*rows.knee_visits, *names])
     images = bank.batch(bank.rows_of(names), options.strategy, normalization=normalization)
     infill = _mean_image(bank, rows.n_training, options.strategy, normalization)
