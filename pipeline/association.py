@@ -4,7 +4,7 @@ Here: the order of the steps. Not here: the models (`published_regressions`,
 `cohort_regressions`) or how results look (`regression_tables`, `regression_figures`).
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -203,14 +203,19 @@ def nested_files(run: Run) -> dict[str, bytes]:
     title = "Table 3: what compartment and DL-guided averages add"
     return {
         **table_files("table_3", table_3(run.tables), title, run.notes),
-        **_forest("forest_nested", run, title, {}),
+        # Of a dozen bones and biomarkers, only what the pairs of models differ by.
+        **_forest("forest_nested", run, title, {}, (*cohort.COMPARTMENTS, cohort.DL_GUIDED)),
     }
 
 
 def _forest(
-    name: str, run: Run, title: str, names: Mapping[str, Mapping[str, str]]
+    name: str,
+    run: Run,
+    title: str,
+    names: Mapping[str, Mapping[str, str]],
+    only: Collection[str] = (),
 ) -> dict[str, bytes]:
-    shown = panels(run.tables, names)
+    shown = panels(run.tables, names, only)
     return {
         f"{name}.png": forest_plot(shown, title, "png"),
         f"{name}.svg": forest_plot(shown, title, "svg"),
