@@ -111,6 +111,26 @@ def test_bad_input_is_told_with_exit_code_2(
     assert said in captured.err
 
 
+def test_roc_of_the_published_table(shared_data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = str(shared_data / "published" / "femurlogisticvariables.csv")
+    asked = ["roc", file, "--outcome", "Outcome", "--score", "BMI", "--compare", "Age"]
+    assert main([*asked, "--threshold", "30", "--json"]) == 0
+    said = _json(capsys)
+    [row], [pair] = said["performance"], said["comparison"]
+    frame = pl.read_csv(file)
+    cases = frame.filter(pl.col("Outcome") == 1)["BMI"].to_numpy()
+    others = frame.filter(pl.col("Outcome") == 0)["BMI"].to_numpy()
+    pairs = (cases[:, None] > others).mean() + (cases[:, None] == others).mean() / 2
+    assert row["auc"] == pytest.approx(pairs, rel=1e-12)
+    assert row["sensitivity"] == pytest.approx((cases >= 30).mean(), rel=1e-12)
+    assert row["auc_low"] < row["auc"] < row["auc_high"]
+    assert pair["difference"] == pytest.approx(row["auc"] - pair["second_auc"], rel=1e-9)
+    assert main(asked) == 0
+    assert "take rows to be independent" in capsys.readouterr().out
+    assert main(["roc", file, "--outcome", "Outcome", "--score", "Weight"]) == 2
+    assert "Weight" in capsys.readouterr().err
+
+
 def test_terms_are_parted_by_commas_outside_brackets_and_quotes() -> None:
     assert split_terms("a, C(b, 'x,y') ,`odd, name`,c*d") == [
         "a",
