@@ -22,6 +22,7 @@ from pipeline.manuscript import table_files
 from pipeline.regression_figures import forest_plot, panels
 from pipeline.regression_tables import differences, table_2, table_3
 from pipeline.regressions import RESULT_TABLES, Results, fingerprint, is_current, store
+from stats.source import load_macros
 
 Tables = Mapping[str, pl.DataFrame]
 ROWS = "rows_of_analysis"
@@ -76,6 +77,8 @@ def _run(
         identity = fingerprint(rows, {**(choices or {}), "queries": queries})
         computed = not is_current(connection, analysis, identity)
         if computed:
+            # A connection made for a query has the macros of that query only.
+            load_macros(connection)
             store(lake, settings, analysis, identity, compute(connection, ROWS))
     return _stored(lake, analysis, computed=computed)
 
