@@ -21,7 +21,7 @@ from lake.statistics_tables import ANALYSES
 from lake.tables import TABLES, Table
 
 VIEW_GROUPS = ("lake", "biomarkers", "cohort", "association")
-_ON_DEMAND = ("cohort", "association")
+_ON_DEMAND = ("biomarkers", "cohort", "association")
 """Groups whose views are left out where a query does not need them."""
 
 
@@ -104,8 +104,9 @@ def _of_analysis(table: Table, columns: str) -> str:
 def view_statements(root: Path, query: str | None = None) -> Iterator[str]:
     """The statements that make every view, in order.
 
-    With a query, views of cohort and association it does not need are left out: DuckDB checks a
-    view when it is made, and these read each other eight deep, so all of them take a second.
+    With a query, macros and views of biomarkers, cohort and association it does not need are left
+    out: DuckDB checks a view when it is made, and these read each other eight deep, so all of them
+    take a second.
 
     `batches` is looked at first: what it lists is complete in every table looked at later.
     """
@@ -121,8 +122,6 @@ def view_statements(root: Path, query: str | None = None) -> Iterator[str]:
             )
     ledger = TABLES["ledger"]
     yield f"CREATE VIEW ledger AS {_newest(ledger, ', '.join(ledger.column_names))}"
-    for file in sql.macros():
-        yield file.text
     files = {file.name: file for file in sql.views(VIEW_GROUPS)}
     if query is not None:
         wanted = sql.needed_by(query, _ON_DEMAND)
@@ -131,6 +130,9 @@ def view_statements(root: Path, query: str | None = None) -> Iterator[str]:
             for name, file in files.items()
             if file.group not in _ON_DEMAND or name in wanted
         }
+        yield from sql.macro_statements([query, *(file.text for file in files.values())])
+    else:
+        yield from (file.text for file in sql.macros())
     yield f"CREATE VIEW current_results AS {files.pop('current_results').text}"
     for table in TABLES.values():
         columns = ", ".join(table.column_names)
