@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dagster_project.logit_cli import add_logit
+from dagster_project.roc_cli import add_roc
 from dagster_project.spm_cli import add_spm
 from dagster_project.terminal import (
     Command,
@@ -72,6 +73,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_lake_commands(commands)
     _add_single_commands(commands)
     add_logit(commands)
+    add_roc(commands)
     add_spm(commands)
     _add_demo(commands)
     return parser

@@ -136,7 +136,7 @@ def _wanted(query: str | None) -> set[str]:
 def view_statements(root: Path, query: str | None = None) -> Iterator[str]:
     """The statements that make every view, in order.
 
-    With a query, those it does not need are left out: DuckDB checks a view when it is made, and a
+    With a query, macros and views it does not need are left out: DuckDB checks a view when it is made, and a
     table's log is read to make one, so all of them take longer than most queries on them. A query
     that names none of them, or asks for the catalogue, gets all but those of `LAZY_GROUPS`.
 
@@ -157,8 +157,10 @@ def view_statements(root: Path, query: str | None = None) -> Iterator[str]:
     if "ledger" in wanted:
         ledger = TABLES["ledger"]
         yield f"CREATE VIEW ledger AS {_newest(ledger, ', '.join(ledger.column_names))}"
-    for file in sql.macros():
-        yield file.text
+    if query is None:
+        yield from (file.text for file in sql.macros())
+    else:
+        yield from sql.macro_statements([query, *(file.text for file in files.values())])
     if "current_results" in files:
         yield f"CREATE VIEW current_results AS {files.pop('current_results').text}"
     for table in TABLES.values():

@@ -4,7 +4,7 @@ Here: the order of the steps. Not here: the models (`published_regressions`,
 `cohort_regressions`) or how results look (`regression_tables`, `regression_figures`).
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +22,7 @@ from pipeline.manuscript import table_files
 from pipeline.regression_figures import forest_plot, panels
 from pipeline.regression_tables import differences, table_2, table_3
 from pipeline.regressions import RESULT_TABLES, Results, fingerprint, is_current, store
+from stats.source import load_macros
 
 Tables = Mapping[str, pl.DataFrame]
 ROWS = "rows_of_analysis"
@@ -76,6 +77,8 @@ def _run(
         identity = fingerprint(rows, {**(choices or {}), "queries": queries})
         computed = not is_current(connection, analysis, identity)
         if computed:
+            # A connection made for a query has the macros of that query only.
+            load_macros(connection)
             store(lake, settings, analysis, identity, compute(connection, ROWS))
     return _stored(lake, analysis, computed=computed)
 
@@ -203,14 +206,19 @@ def nested_files(run: Run) -> dict[str, bytes]:
     title = "Table 3: what compartment and DL-guided averages add"
     return {
         **table_files("table_3", table_3(run.tables), title, run.notes),
-        **_forest("forest_nested", run, title, {}),
+        # Of a dozen bones and biomarkers, only what the pairs of models differ by.
+        **_forest("forest_nested", run, title, {}, (*cohort.COMPARTMENTS, cohort.DL_GUIDED)),
     }
 
 
 def _forest(
-    name: str, run: Run, title: str, names: Mapping[str, Mapping[str, str]]
+    name: str,
+    run: Run,
+    title: str,
+    names: Mapping[str, Mapping[str, str]],
+    only: Collection[str] = (),
 ) -> dict[str, bytes]:
-    shown = panels(run.tables, names)
+    shown = panels(run.tables, names, only)
     return {
         f"{name}.png": forest_plot(shown, title, "png"),
         f"{name}.svg": forest_plot(shown, title, "svg"),

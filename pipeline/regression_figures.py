@@ -5,7 +5,7 @@ Here: drawing rows of `regression_terms`. Not here: computing any of them.
 
 import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -57,8 +57,15 @@ class Panel:
 def panels(
     tables: Mapping[str, pl.DataFrame],
     compartments: Mapping[str, Mapping[str, str]] = {},
+    only: Collection[str] = (),
 ) -> list[Panel]:
-    """The models that can be drawn, one panel each: those fitted, with finite estimates."""
+    """The models that can be drawn, one panel each: those fitted, with finite estimates.
+
+    Args:
+        tables: `regression_models` and `regression_terms` of one analysis.
+        compartments: names of terms by bone that come before the usual.
+        only: the terms to draw; () for all but the intercept.
+    """
     found = []
     terms = tables["regression_terms"].sort("position").to_dicts()
     for model in models_in_order(tables):
@@ -74,6 +81,7 @@ def panels(
             )
             for term in terms
             if term["position"] > 0
+            and (not only or term["term"] in only)
             and all(term[name] == model[name] for name in key)
             and None not in (term["estimate"], term["ci_low"], term["ci_high"])
         )
@@ -184,7 +192,7 @@ def _ticks(low: float, high: float) -> list[float]:
         step = 0.05 if high - low < 0.12 else 0.1
         first = math.ceil(10**low / step)
         return [round(step * k, 3) for k in range(first, math.floor(10**high / step) + 1)]
-    factors = (1, 2, 5) if high - low < 2.2 else (1,)
+    factors = (1, 1.5, 2, 3, 5, 7) if high - low < 0.9 else (1, 2, 5) if high - low < 2.2 else (1,)
     found = [
         factor * 10.0**power
         for power in range(math.floor(low), math.ceil(high) + 1)

@@ -236,10 +236,10 @@ def table_2(tables: Mapping[str, pl.DataFrame]) -> pl.DataFrame:
         rows.append(
             [
                 term_name(term["term"]),
-                _interval(term, "estimate", "ci_low", "ci_high", 2),
+                _interval(term, "estimate", "ci_low", "ci_high", 3),
                 p_text(term["p"]),
                 _interval(term, "odds_ratio", "or_low", "or_high", 2),
-                _interval(term, "estimate", "cluster_ci_low", "cluster_ci_high", 2)
+                _interval(term, "estimate", "cluster_ci_low", "cluster_ci_high", 3)
                 if term["cluster_se"] is not None
                 else "-",
                 p_text(term["cluster_p"]),

@@ -8,7 +8,7 @@ statements. Every other file is a view of its name.
 """
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
@@ -18,6 +18,7 @@ _COMMENT = re.compile(r"--[^\n]*")
 _COLUMN = re.compile(r"^-- column ([a-z][a-z0-9_]*)(?: \[([^\]]+)\])?: (.+)$", re.MULTILINE)
 _SETTING = re.compile(r"^-- parameter ([a-z][a-z0-9_]*): (.+)$", re.MULTILINE)
 _MACRO = re.compile(r"^CREATE OR REPLACE MACRO (\w+)", re.MULTILINE)
+_MACRO_STATEMENT = re.compile(r"^CREATE OR REPLACE MACRO (\w+).*?;$", re.MULTILINE | re.DOTALL)
 MACROS = "macros"
 """The group whose files make macros rather than views."""
 
@@ -119,6 +120,26 @@ def macros() -> tuple[SqlFile, ...]:
 def macro_text() -> str:
     """Every macro as one text, for `.read` in any DuckDB 2.0 client."""
     return "\n".join(file.text.rstrip() + "\n" for file in macros())
+
+
+def macro_statements(queries: Iterable[str]) -> list[str]:
+    """The statements that make the macros some queries use, and those that these use in turn.
+
+    DuckDB checks a macro when it is made, and all of them take a fifth of a second.
+    """
+    made = [found for file in macros() for found in _MACRO_STATEMENT.finditer(file.text)]
+    words = set().union(*(_words(query) for query in queries))
+    kept = []
+    # A macro comes after those it uses.
+    for found in reversed(made):
+        if found[1] in words:
+            kept.append(found[0])
+            words |= _words(found[0])
+    return kept[::-1]
+
+
+def _words(query: str) -> set[str]:
+    return set(re.findall(r"\w+", _COMMENT.sub("", query).lower()))
 
 
 def settings() -> dict[str, str]:

@@ -18,6 +18,8 @@ from stats.design import Design
 from stats.logit_newton_sql import MAX_ITERATIONS, STALLED, TOLERANCE
 
 _Vector = NDArray[np.float64]
+_KEPT = 10_000_000
+"""Values of the design that are kept in memory between passes (80 MB)."""
 
 
 def _collect(frame: pl.LazyFrame) -> dict[str, Any]:
@@ -36,30 +38,38 @@ class _Frame:
     start: _Vector
 
 
-def _weight() -> pl.Expr:
-    return pl.col("w")
+def _usable(scan: pl.LazyFrame, p: int, given: frozenset[str]) -> pl.LazyFrame:
+    """The rows a fit uses."""
+    complete = pl.col("complete")
+    if "w" in given:
+        complete &= pl.col("w") > 0
+    return scan.filter(complete).select("y", *(f"x{k}" for k in range(1, p + 1)), *sorted(given))
 
 
-def _moments(rows: pl.LazyFrame, p: int) -> _Frame:
+def _moments(scan: pl.LazyFrame, used: pl.LazyFrame, p: int, given: frozenset[str]) -> _Frame:
     """Counts, means, and the transform that makes the terms orthogonal."""
-    y, w = pl.col("y"), pl.col("w")
+    y, weighted = pl.col("y"), "w" in given
+    w = pl.col("w")
+
+    def weigh(value: pl.Expr) -> pl.Expr:
+        return w * value if weighted else value
+
     facts = _collect(
-        rows.select(
+        scan.select(
             pl.len().alias("rows_given"),
             (y.is_finite() & (y != 0) & (y != 1)).sum().alias("rows_not_binary"),
-            (w < 0).sum().alias("rows_negative_weight"),
+            ((w < 0).sum() if weighted else pl.lit(0)).alias("rows_negative_weight"),
         )
     )
-    used = rows.filter(pl.col("complete") & (w > 0))
     x = [pl.col(f"x{k}") for k in range(1, p + 1)]
     facts |= _collect(
         used.select(
             pl.len().alias("rows_used"),
-            w.sum().alias("n"),
-            (w * y).sum().alias("n_events"),
-            (w != w.round()).any().alias("fractional"),
-            (w * pl.col("o")).sum().alias("offset"),
-            *((w * column).sum().alias(f"m{k}") for k, column in enumerate(x)),
+            (w.sum() if weighted else pl.len().cast(pl.Float64)).alias("n"),
+            weigh(y).sum().alias("n_events"),
+            ((w != w.round()).any() if weighted else pl.lit(value=False)).alias("fractional"),
+            (weigh(pl.col("o")).sum() if "o" in given else pl.lit(0.0)).alias("offset"),
+            *(weigh(column).sum().alias(f"m{k}") for k, column in enumerate(x)),
             *((column.min() == column.max()).alias(f"same{k}") for k, column in enumerate(x)),
         )
     )
@@ -79,11 +89,13 @@ def _moments(rows: pl.LazyFrame, p: int) -> _Frame:
             return _Frame(facts, problem, empty, empty, empty, empty)
     centre = np.array([facts[f"m{k}"] / n for k in range(p)])
     centred = used.select(
-        "y", "w", *((column - centre[k]).alias(f"d{k}") for k, column in enumerate(x))
+        "y",
+        *(["w"] if weighted else []),
+        *((column - centre[k]).alias(f"d{k}") for k, column in enumerate(x)),
     )
     pairs = list(combinations_with_replacement(range(p), 2))
-    sums = [(w * pl.col(f"d{i}") * pl.col(f"d{j}")).sum().alias(f"c{i} {j}") for i, j in pairs]
-    sums += [(w * pl.col(f"d{k}") * (y - events / n)).sum().alias(f"g{k}") for k in range(p)]
+    sums = [weigh(pl.col(f"d{i}") * pl.col(f"d{j}")).sum().alias(f"c{i} {j}") for i, j in pairs]
+    sums += [weigh(pl.col(f"d{k}") * (y - events / n)).sum().alias(f"g{k}") for k in range(p)]
     products = _collect(centred.select(sums)) if sums else {}
     c = np.zeros((p, p))
     for i, j in pairs:
@@ -114,38 +126,27 @@ def _whiten(r: _Vector) -> _Vector:
     return rows
 
 
-def _likelihood(design: pl.LazyFrame, beta: _Vector) -> pl.LazyFrame:
+def _likelihood(design: pl.LazyFrame, beta: _Vector, given: frozenset[str]) -> pl.LazyFrame:
     """Residual r, information h and log-likelihood l of each row, as in the statement."""
-    p = len(beta) - 1
-    eta = pl.col("o") + float(beta[0])
-    for k in range(1, p + 1):
+    eta = pl.lit(float(beta[0]))
+    for k in range(1, len(beta)):
         eta += pl.col(f"z{k}") * float(beta[k])
-    w = _weight()
-    return (
+    if "o" in given:
+        eta += pl.col("o")
+    y, e, u = pl.col("y"), pl.col("e"), pl.col("u")
+    rows = (
         design.with_columns(eta.alias("eta"))
         .with_columns((-pl.col("eta").abs()).exp().alias("e"))
-        .with_columns((1 / (1 + pl.col("e"))).alias("u"))
-        .with_columns(
-            (w * pl.col("e") * pl.col("u") ** 2).alias("h"),
-            (
-                w
-                * (
-                    pl.col("y")
-                    - pl.when(pl.col("eta") >= 0)
-                    .then(pl.col("u"))
-                    .otherwise(pl.col("e") * pl.col("u"))
-                )
-            ).alias("r"),
-            (
-                w
-                * (
-                    pl.col("y") * pl.col("eta")
-                    - pl.max_horizontal(pl.col("eta"), 0.0)
-                    + pl.col("u").log()
-                )
-            ).alias("l"),
-        )
+        .with_columns((1 / (1 + e)).alias("u"))
     )
+    parts = {
+        "h": e * u * u,
+        "r": y - pl.when(pl.col("eta") >= 0).then(u).otherwise(e * u),
+        "l": y * pl.col("eta") - pl.max_horizontal(pl.col("eta"), 0.0) + u.log(),
+    }
+    if "w" in given:
+        parts = {name: pl.col("w") * part for name, part in parts.items()}
+    return rows.with_columns(**parts)
 
 
 @dataclass(frozen=True)
@@ -160,19 +161,26 @@ class _Solution:
 
 
 def _newton(
-    design: pl.LazyFrame, n: float, position: _Vector, step: _Vector, loglik: float
+    design: pl.LazyFrame,
+    n: float,
+    position: _Vector,
+    step: _Vector,
+    loglik: float,
+    given: frozenset[str],
 ) -> _Solution:
     p = len(position) - 1
-    z = [pl.lit(1.0), *(pl.col(f"z{k}") for k in range(1, p + 1))]
+    r, h = pl.col("r"), pl.col("h")
+    z = [pl.col(f"z{k}") for k in range(p + 1)]
     pairs = list(combinations_with_replacement(range(p + 1), 2))
-    sums = [pl.col("l").sum().alias("reached")]
-    sums += [(pl.col("r") * z[k]).sum().alias(f"g{k}") for k in range(p + 1)]
-    sums += [(pl.col("h") * z[i] * z[j]).sum().alias(f"h{i} {j}") for i, j in pairs]
+    sums = [pl.col("l").sum().alias("reached"), r.sum().alias("g0"), h.sum().alias("h0 0")]
+    sums += [(r * z[k]).sum().alias(f"g{k}") for k in range(1, p + 1)]
+    sums += [(h * z[k]).sum().alias(f"h0 {k}") for k in range(1, p + 1)]
+    sums += [(h * z[i] * z[j]).sum().alias(f"h{i} {j}") for i, j in pairs if i]
     decrement, inverse, iterations, converged = np.inf, np.full((p + 1, p + 1), np.nan), 0, False
     small, shrinking = STALLED
     while iterations < MAX_ITERATIONS and not converged:
         candidate = position + step
-        found = _collect(_likelihood(design, candidate).select(sums))
+        found = _collect(_likelihood(design, candidate, given).select(sums))
         iterations += 1
         reached = found["reached"]
         if not np.isfinite(reached) or reached < loglik - 1e-10 * (1 + abs(loglik)):
@@ -211,12 +219,14 @@ def _separation(design: pl.LazyFrame, solution: _Solution) -> str:
     return "complete" if least > 1e-3 * most else "quasi"
 
 
-def _cluster_covariance(design: pl.LazyFrame, solution: _Solution, n: float) -> tuple[int, _Vector]:
+def _cluster_covariance(
+    design: pl.LazyFrame, solution: _Solution, n: float, given: frozenset[str]
+) -> tuple[int, _Vector]:
     p = len(solution.beta) - 1
     scores = [pl.col("r").sum().alias("s0")]
     scores += [(pl.col("r") * pl.col(f"z{k}")).sum().alias(f"s{k}") for k in range(1, p + 1)]
     table = (
-        _likelihood(design, solution.beta)
+        _likelihood(design, solution.beta, given)
         .group_by("cluster")
         .agg(scores)
         .drop("cluster")
@@ -243,11 +253,13 @@ def fit_scan(scan: pl.LazyFrame, design: Design, fits: Sequence[int]) -> list[di
     """
     p = len(design.columns)
     roles = design.roles
-    rows = scan.with_columns(
-        pl.lit(1.0).alias("w") if roles.weights is None else pl.col("w"),
-        pl.lit(0.0).alias("o") if roles.offset is None else pl.col("o"),
-    )
-    frame = _moments(rows, p)
+    parts = {"w": roles.weights, "o": roles.offset, "cluster": roles.cluster}
+    given = frozenset(name for name, column in parts.items() if column is not None)
+    keep = design.rows * (p + 1 + len(given)) <= _KEPT
+    rows = _usable(scan, p, given)
+    if keep:
+        rows = rows.collect(engine="streaming").lazy()
+    frame = _moments(scan, rows, p, given)
     facts = frame.facts | {
         "problem": frame.problem,
         "n_dropped": frame.facts["rows_given"] - frame.facts["rows_used"],
@@ -268,7 +280,7 @@ def fit_scan(scan: pl.LazyFrame, design: Design, fits: Sequence[int]) -> list[di
     if frame.problem is not None:
         return [facts | nothing for _ in fits]
     n, events = facts["n"], facts["n_events"]
-    names = ["y", "w", "o", *(["cluster"] if roles.cluster is not None else [])]
+    names = ["y", *sorted(given)]
     x = [pl.col(f"x{k + 1}") - float(frame.centre[k]) for k in range(p)]
     z = []
     for k in range(1, p + 1):
@@ -276,17 +288,20 @@ def fit_scan(scan: pl.LazyFrame, design: Design, fits: Sequence[int]) -> list[di
         for j in range(1, k):
             combined += x[j] * float(frame.to_design[k, j + 1])
         z.append(combined.alias(f"z{k}"))
-    stream = rows.filter(pl.col("complete") & (pl.col("w") > 0)).select(*names, *z)
+    stream = rows.select(*names, *z)
+    if keep:
+        stream = stream.collect(engine="streaming").lazy()
     odds = float(np.log(events / (n - events)))
     null = float(events * np.log(events / n) + (n - events) * np.log1p(-events / n))
-    intercept = np.array([odds - facts["offset"] / n])
+    intercept = np.array([odds - (facts["offset"] or 0.0) / n])
     if roles.offset is not None:
-        null = _newton(stream, n, intercept, np.zeros(1), -np.inf).loglik
+        null = _newton(stream, n, intercept, np.zeros(1), -np.inf, given).loglik
     found = []
     for size in fits:
         position = np.concatenate([intercept, np.zeros(size)])
         step = frame.start[: size + 1] if roles.offset is None else np.zeros(size + 1)
-        solution = _newton(stream, n, position, step, null if roles.offset is None else -np.inf)
+        reached = null if roles.offset is None else -np.inf
+        solution = _newton(stream, n, position, step, reached, given)
         back = frame.to_design[: size + 1, : size + 1]
         whitening = np.array(facts["whitening"]).reshape(p, p)[:size, :size]
         result = facts | {
@@ -302,7 +317,7 @@ def fit_scan(scan: pl.LazyFrame, design: Design, fits: Sequence[int]) -> list[di
             "vif": (whitening**2).sum(0),
         }
         if roles.cluster is not None:
-            clusters, covariance = _cluster_covariance(stream, solution, n)
+            clusters, covariance = _cluster_covariance(stream, solution, n, given)
             result |= {
                 "n_clusters": clusters,
                 "cluster_covariance": back.T @ covariance @ back,

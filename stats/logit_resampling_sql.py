@@ -11,7 +11,7 @@ from stats.logit_newton_sql import (
     separation,
     solution,
 )
-from stats.logit_rows_sql import Problem, numbers, row_steps
+from stats.logit_rows_sql import Problem, numbers, plus, row_steps
 from stats.logit_sql import fit_steps
 
 _BOOTSTRAP_TOLERANCE = 2e-12
@@ -90,26 +90,32 @@ def bootstrap_statement(problem: Problem, n_replicates: int, seed: int, rows: in
         A query with one row per replicate, or one row with `problem` where there is no model.
     """
     p = len(problem.columns)
-    keep = "" if rows * n_replicates * (p + 3) <= _DRAWN_KEPT else "NOT "
+    keep = "" if rows * n_replicates * (p + 4) <= _DRAWN_KEPT else "NOT "
     carried = ", o" * (problem.offset is not None) + "".join(f", z{k}" for k in numbers(1, p))
+    scores = ["sum(w * r)", *(f"sum(w * r * z{k})" for k in numbers(1, p))]
+    linear = plus(["b0", *(f"b{k} * z{k}" for k in numbers(1, p))])
+    linear += " + o" * (problem.offset is not None)
     drawn = replace(problem, weights="times", cluster=None)
     joined = "drawn JOIN {state} USING (model)"
-    zeros = f"list_resize([]::DOUBLE[], {p + 1}, 0::DOUBLE)"
     steps = _rows_and_full_fit(problem)
     steps += _draw_steps(problem, n_replicates, seed)
     steps += [
         f"drawn AS {keep}MATERIALIZED (\n"
-        f"    SELECT replicate AS model, times AS w, y{carried}\n"
-        "    FROM draws JOIN numbered USING (unit)\n)",
+        f"    SELECT replicate AS model, times AS w, y, r{carried}\n"
+        "    FROM draws JOIN (\n"
+        f"        SELECT *, y - 1 / (1 + exp(-({linear}))) AS r FROM numbered\n"
+        f"        CROSS JOIN {coefficients('', 'full_solution', p)}\n"
+        "    ) USING (unit)\n)",
         "replicates AS MATERIALIZED (\n"
-        "    SELECT model, sum(w) AS n, sum(w * y) AS n_events FROM drawn GROUP BY model\n)",
-        # The model of all rows is where every refit starts.
+        f"    SELECT model, sum(w) AS n, sum(w * y) AS n_events, [{', '.join(scores)}] AS score\n"
+        "    FROM drawn GROUP BY model\n)",
+        # A refit starts one step, by the information of all rows, from the model of all rows.
         newton(
             drawn,
             "refit_newton",
             p,
             seeds="SELECT replicates.model AS model, replicates.n AS n, candidate AS position,\n"
-            f"        {zeros} AS step, '-infinity'::DOUBLE AS loglik\n"
+            "        matrix_vector(inverse, score) AS step, '-infinity'::DOUBLE AS loglik\n"
             "    FROM replicates CROSS JOIN full_solution\n"
             "    WHERE full_solution.converged AND n_events > 0 AND n_events < replicates.n\n"
             # Cuts nothing off: it tells the planner that these are few, the rows drawn many.

@@ -145,7 +145,9 @@ def fit_of_rows(
         separation=first["separation"] or "none",
         condition_number=nan
         if told
-        else condition_number(np.array(first["correlation"]).reshape(len(names), -1)[:p, :p]),
+        else condition_number(
+            np.array(first["correlation"]).reshape(len(names), len(names))[:p, :p]
+        ),
         terms=()
         if told
         else tuple(

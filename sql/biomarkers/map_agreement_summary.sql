@@ -12,29 +12,23 @@ WITH pairs AS (
 ),
 differences AS (
     SELECT
-        bone,
-        biomarker,
-        weighting,
+        {'bone': bone, 'biomarker': biomarker, 'weighting': weighting} AS family,
         on_map - surface_mean AS difference,
         (on_map + surface_mean) / 2 AS mean_of_pair
     FROM pairs
 ),
-agreements AS (
+trends AS (
     SELECT
-        bone,
-        biomarker,
-        weighting,
-        bland_altman(difference) AS agreement,
+        family,
         avg(mean_of_pair) AS mean_of_both,
         regr_slope(difference, mean_of_pair) AS slope
     FROM differences
-    GROUP BY bone, biomarker, weighting
+    GROUP BY family
 )
 SELECT
-    bone,
-    biomarker,
-    weighting,
-    unnest(agreement),
+    unnest(agreement.family),
+    agreement.* EXCLUDE (family),
     mean_of_both,
     slope
-FROM agreements
+FROM bland_altman('differences') AS agreement
+INNER JOIN trends ON agreement.family = trends.family

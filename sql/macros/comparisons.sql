@@ -24,65 +24,79 @@ CREATE OR REPLACE MACRO adjusted_p_values(relation) AS TABLE
                 WHEN p IS NULL OR isnan(p::DOUBLE) THEN NULL
                 WHEN p < 0 OR p > 1 THEN error('a p-value is ' || p::VARCHAR)
                 ELSE p::DOUBLE
-            END AS valid_p
+            END AS adjusting_p
         FROM query_table(relation)
     ),
     ranked AS (
         SELECT
             *,
-            row_number() OVER (PARTITION BY family, valid_p IS NULL ORDER BY valid_p) AS place,
-            count(valid_p) OVER (PARTITION BY family) AS n_tests
+            row_number() OVER whole AS adjusting_place,
+            count(adjusting_p) OVER (PARTITION BY family) AS n_tests
         FROM checked
+        WINDOW whole AS (PARTITION BY family, adjusting_p IS NULL ORDER BY adjusting_p)
+    ),
+    stepped AS (
+        SELECT
+            *,
+            min(adjusting_p * n_tests / adjusting_place) OVER from_largest AS adjusting_q,
+            sum(1 / adjusting_place) OVER (
+                PARTITION BY family, adjusting_p IS NULL
+            ) AS adjusting_harmonic
+        FROM ranked
+        WINDOW
+            from_largest AS (
+                PARTITION BY family, adjusting_p IS NULL
+                ORDER BY adjusting_place DESC
+                ROWS UNBOUNDED PRECEDING
+            )
     )
+    -- least() passes over a NULL.
     SELECT
-        * EXCLUDE (valid_p, place),
-        least(valid_p * n_tests, 1) AS p_bonferroni,
-        least(
-            min(valid_p * n_tests / place) OVER (
-                PARTITION BY family, valid_p IS NULL ORDER BY place DESC ROWS UNBOUNDED PRECEDING
-            ),
-            1
-        ) AS q_bh,
-        least(
-            min(valid_p * n_tests / place) OVER (
-                PARTITION BY family, valid_p IS NULL ORDER BY place DESC ROWS UNBOUNDED PRECEDING
-            ) * sum(1 / place) OVER (PARTITION BY family, valid_p IS NULL),
-            1
-        ) AS q_by
-    FROM ranked;
+        * EXCLUDE (adjusting_p, adjusting_place, adjusting_q, adjusting_harmonic),
+        CASE WHEN adjusting_p IS NOT NULL THEN least(adjusting_p * n_tests, 1) END AS p_bonferroni,
+        CASE WHEN adjusting_p IS NOT NULL THEN least(adjusting_q, 1) END AS q_bh,
+        CASE
+            WHEN adjusting_p IS NOT NULL THEN least(adjusting_q * adjusting_harmonic, 1)
+        END AS q_by
+    FROM stepped;
 
--- Agreement of two measurements from their differences (Bland and Altman, Lancet 1986;327:307),
--- as an aggregate: bias, SD, and limits of agreement bias -+ 1.96 SD with t intervals (Bland and
--- Altman, SMMR 1999;8:135).
+-- Agreement of two measurements from their differences (Bland and Altman, Lancet 1986;327:307):
+-- bias, SD, and limits of agreement bias -+ 1.96 SD with t intervals (Bland and Altman, SMMR
+-- 1999;8:135). A NULL difference is left out.
+-- grain: one row per family of the relation, which has columns family and difference.
 -- assumes: differences independent, normal, and as large for small values as for large ones.
-CREATE OR REPLACE MACRO bland_altman(difference) AS
-    list_transform(
-        [{
-            'n': count(difference),
-            'bias': avg(difference::DOUBLE),
-            'sd': stddev_samp(difference::DOUBLE)
-        }],
-        lambda v: list_transform(
-            [{
-                'bias': t_quantile(0.975, v.n - 1) * v.sd / sqrt(v.n),
-                'limit': t_quantile(0.975, v.n - 1) * v.sd
-                * sqrt(1 / v.n + 1.96::DOUBLE * 1.96::DOUBLE / (2 * (v.n - 1)))
-            }],
-            lambda half: {
-                'n': v.n,
-                'bias': v.bias,
-                'sd': v.sd,
-                'bias_low': v.bias - half.bias,
-                'bias_high': v.bias + half.bias,
-                'lower_limit': v.bias - 1.96::DOUBLE * v.sd,
-                'upper_limit': v.bias + 1.96::DOUBLE * v.sd,
-                'lower_limit_low': v.bias - 1.96::DOUBLE * v.sd - half.limit,
-                'lower_limit_high': v.bias - 1.96::DOUBLE * v.sd + half.limit,
-                'upper_limit_low': v.bias + 1.96::DOUBLE * v.sd - half.limit,
-                'upper_limit_high': v.bias + 1.96::DOUBLE * v.sd + half.limit
-            }
-        )[1]
-    )[1];
+CREATE OR REPLACE MACRO bland_altman(relation) AS TABLE
+    WITH moments AS (
+        SELECT
+            family,
+            count(difference) AS n,
+            avg(difference::DOUBLE) AS bias,
+            stddev_samp(difference::DOUBLE) AS sd
+        FROM query_table(relation)
+        GROUP BY family
+    ),
+    errors AS (
+        SELECT *, t_quantile(0.975, n - 1) * sd AS spread FROM moments
+    )
+    SELECT * EXCLUDE (half)
+    FROM (
+        SELECT
+            family,
+            n,
+            bias,
+            sd,
+            bias - spread / sqrt(n) AS bias_low,
+            bias + spread / sqrt(n) AS bias_high,
+            bias - 1.96::DOUBLE * sd AS lower_limit,
+            bias + 1.96::DOUBLE * sd AS upper_limit,
+            spread * sqrt(1 / n + 1.96::DOUBLE * 1.96::DOUBLE / (2 * nullif(n - 1, 0))) AS half,
+            lower_limit - half AS lower_limit_low,
+            lower_limit + half AS lower_limit_high,
+            upper_limit - half AS upper_limit_low,
+            upper_limit + half AS upper_limit_high
+        FROM errors
+    )
+    ORDER BY family;
 
 -- One-way ANOVA of a value on the levels of a factor; NULL where there are fewer than two levels or
 -- no more rows than levels. Rows with a NULL or NaN are left out and counted.

@@ -148,16 +148,14 @@ CREATE OR REPLACE MACRO t_two_sided(t, df) AS exp(ln_t_two_sided(t, df));
 
 -- P(T >= t).
 CREATE OR REPLACE MACRO t_upper_tail(t, df) AS
-    CASE
-        WHEN t::DOUBLE < 0 THEN 1 - exp(ln_t_two_sided(t, df)) / 2
-        ELSE exp(ln_t_two_sided(t, df)) / 2
-    END;
+    (t::DOUBLE < 0)::DOUBLE
+    + CASE WHEN t::DOUBLE < 0 THEN -0.5::DOUBLE ELSE 0.5::DOUBLE END * exp(ln_t_two_sided(t, df));
 
 CREATE OR REPLACE MACRO ln_t_upper_tail(t, df) AS
-    CASE
-        WHEN t::DOUBLE < 0 THEN ln_one_plus(-exp(ln_t_two_sided(t, df)) / 2)
-        ELSE ln_t_two_sided(t, df) - 0.6931471805599453::DOUBLE
-    END;
+    list_transform(
+        [ln_t_two_sided(t, df) - 0.6931471805599453::DOUBLE],
+        lambda tail: CASE WHEN t::DOUBLE < 0 THEN ln_one_plus(-exp(tail)) ELSE tail END
+    )[1];
 
 -- A polynomial of x, from the coefficient of the highest power to the constant.
 CREATE OR REPLACE MACRO polynomial(x, coefficients) AS

@@ -107,6 +107,7 @@ def test_table_3_finds_nothing_where_nothing_was_planted(radiographic: Planted) 
 def test_dl_guided_averages_join_once_there_are_some(thickness: Planted) -> None:
     query = nested_cases("guided")
     with thickness.lake.connect(query=query) as connection:
+        load_macros(connection)
         # The Grad-CAM found the medial compartment: its average is what pain was drawn from.
         connection.execute(
             "CREATE TEMP TABLE guided AS SELECT knee_visit, bone, biomarker, "

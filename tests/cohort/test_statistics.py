@@ -14,15 +14,15 @@ import sql
 TOLERANCE = 1e-9
 
 
-def with_macros() -> duckdb.DuckDBPyConnection:
+def with_macros(query: str) -> duckdb.DuckDBPyConnection:
     connection = duckdb.connect()
-    for file in sql.macros():
-        connection.execute(file.text)
+    for statement in sql.macro_statements([query]):
+        connection.execute(statement)
     return connection
 
 
 def evaluate(query: str, **columns: np.ndarray) -> np.ndarray:
-    with with_macros() as connection:
+    with with_macros(query) as connection:
         connection.register("given", pl.DataFrame(columns).to_arrow())
         return connection.sql(f"SELECT {query} AS p FROM given").pl()["p"].to_numpy()
 
@@ -65,9 +65,10 @@ def test_tails_at_the_edges(query: str) -> None:
 
 def split_tests(rows: pl.DataFrame) -> dict:
     """`split_tests` on knee-visits given as they are."""
-    with with_macros() as connection:
+    query = sql.load("cohort/split_tests").text
+    with with_macros(query) as connection:
         connection.register("model_cases", rows.to_arrow())
-        found = connection.sql(sql.load("cohort/split_tests").text).pl()
+        found = connection.sql(query).pl()
     return {row["unit"]: row for row in found.to_dicts()}
 
 

@@ -44,9 +44,9 @@ def test_automation_is_silent_after_a_run_that_changed_nothing(house: House) -> 
     imaging_run()
     names, cursor = requested(cursor)
     assert names == set()
-    # A run that brings the SQL assets up to date itself leaves nothing to ask for but the cohort,
-    # which is not part of it.
+    # A run that brings the SQL assets up to date itself leaves nothing to ask for but the cohort
+    # and what is analysed of it, which are not part of it.
     deliver(house.inbox, 1_000_002, "V00")
     house.update("V00")
     names, cursor = requested(cursor)
-    assert names <= {file.name for file in sql.views(("cohort",))}
+    assert names <= {file.name for file in sql.views(("cohort", "association"))}

@@ -82,7 +82,10 @@ def test_normal_tails(connection, scale: str) -> None:
     if scale:
         with mpmath.workdps(400):
             upper, both = ([mpmath.log(p) for p in tails] for tails in (upper, both))
-            upper = [mpmath.log1p(-normal_tail(-v)) if v < 0 else p for v, p in zip(z, upper)]
+            upper = [
+                mpmath.log1p(-normal_tail(-v)) if v < 0 else p
+                for v, p in zip(z, upper, strict=True)
+            ]
     limit = RELATIVE if not scale else 1e-14
     assert worst(evaluate(connection, f"{scale}normal_upper_tail(z)", z=z), upper) < limit
     keep = np.abs(z) > 1e-6
@@ -284,3 +287,13 @@ def test_a_macro_file_comes_after_those_it_uses() -> None:
     names = [file.name for file in sql.macros()]
     assert names.index("distributions") < names.index("comparisons")
     assert names.index("choices") < names.index("roc")
+
+
+def test_only_the_macros_a_query_uses_are_made() -> None:
+    query = "SELECT T_two_sided(2.1, 10) -- not normal_quantile"
+    with duckdb.connect() as bare:
+        for statement in sql.macro_statements([query]):
+            bare.execute(statement)
+        assert bare.sql(query).fetchall()[0][0] == pytest.approx(2 * stats.t.sf(2.1, 10))
+        with pytest.raises(duckdb.CatalogException):
+            bare.sql("SELECT normal_quantile(0.5)")

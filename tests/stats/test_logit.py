@@ -384,3 +384,18 @@ def test_p_values_are_uniform_under_the_null(connection):
     ratio = [chi2.sf(2 * (fit.loglik - fit.loglik_null), 1) for fit in fits]
     assert kstest(wald, "uniform").pvalue > 0.01
     assert kstest(ratio, "uniform").pvalue > 0.01
+
+
+@pytest.mark.parametrize("engine", ["sql", "polars"])
+def test_intercept_alone(connection, engine):
+    rng = np.random.default_rng(13)
+    x, y = sample(rng, 80, 1)
+    offset = rng.normal(size=80)
+    put(connection, x, y, o=offset)
+    alone = fit_logit(connection, "rows", "y", [], engine=engine)
+    assert alone.terms[0].estimate == pytest.approx(np.log(y.mean() / (1 - y.mean())), rel=1e-12)
+    assert alone.loglik == pytest.approx(alone.loglik_null, rel=1e-13)
+    nested = nested_logit(connection, "rows", "y", [], ["x0"], offset="o", engine=engine)
+    assert nested.base.loglik == pytest.approx(nested.base.loglik_null, rel=1e-13)
+    wanted = reference(y, x, offset=offset)
+    assert nested.lrt.chi2 == pytest.approx(2 * (wanted.loglik - wanted.loglik_null), rel=1e-9)
