@@ -136,9 +136,10 @@ def _wanted(query: str | None) -> set[str]:
 def view_statements(root: Path, query: str | None = None) -> Iterator[str]:
     """The statements that make every view, in order.
 
-    With a query, macros and views it does not need are left out: DuckDB checks a view when it is made, and a
-    table's log is read to make one, so all of them take longer than most queries on them. A query
-    that names none of them, or asks for the catalogue, gets all but those of `LAZY_GROUPS`.
+    With a query, macros and views it does not need are left out: DuckDB checks a view when it is
+    made, and a table's log is read to make one, so all of them take longer than most queries on
+    them. A query that names none of them, or asks for the catalogue, gets all but those of
+    `LAZY_GROUPS`.
 
     `batches` is looked at first: what it lists is complete in every table looked at later.
     """

@@ -190,7 +190,8 @@ def test_fast_tails_are_those_of_60_digits() -> None:
     ]
     rows = ", ".join(f"({t}::DOUBLE, {df})" for t, df in cells)
     found = connection.execute(
-        f"SELECT t_ln_tails_of_maps(t * t, df, t_ln_beta(df)), t_limit_of_maps(0.05, df, t_ln_beta(df)) "
+        "SELECT t_ln_tails_of_maps(t * t, df, t_ln_beta(df)), "
+        "t_limit_of_maps(0.05, df, t_ln_beta(df)) "
         f"FROM (VALUES {rows}) AS given (t, df)"
     ).fetchall()
     with mpmath.workdps(60):
