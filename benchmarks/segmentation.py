@@ -93,9 +93,7 @@ def run() -> None:
         evaluated = evaluate_networks(lake, settings, segmenter)  # type: ignore[arg-type]
         cost = (time.process_time() - start) / evaluated.n_cases
         print(f"\nensembles on {evaluated.n_cases} test knees, {cost:.1f} CPU s each\n")
-        print(
-            "| tissue | DSC (95 % CI) | MPTS mm (95 % CI) | between voxel edges, mm |\n|---|---|---|---|"
-        )
+        print("| tissue | DSC (95 % CI) | MPTS mm (95 % CI) | voxel edges mm |\n|---|---|---|---|")
         for row in lake.sql("FROM segmentation_performance ORDER BY tissue").to_dicts():
             cells = [_cell(row, name) for name in ("dice", "mpts_mm", "mpts_voxel_mm")]
             print(f"| {row['tissue']} | {' | '.join(cells)} |")
