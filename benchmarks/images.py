@@ -3,7 +3,6 @@
 python -m benchmarks.images --knees 4000
 """
 
-import argparse
 import tempfile
 import time
 from pathlib import Path
@@ -18,6 +17,7 @@ from phantom.map_cohort import DrawnKnee, draw_maps
 from phantom.reference_surface import reference_bone
 
 PART = 32
+N_KNEES = 4000
 SEED = 3
 
 
@@ -37,10 +37,9 @@ def _planes(bone: Bone) -> tuple[np.ndarray, float, float]:
     return np.stack(levels, axis=1), drawing / PART, scaling / PART
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--knees", type=int, default=4000, help="read into the bank")
-    n_part = -(-parser.parse_args().knees // PART)
+def run(n_knees: int = N_KNEES) -> None:
+    """Print the table."""
+    n_part = -(-n_knees // PART)
     start = time.process_time()
     for bone in BONES:
         reference_bone(bone)
@@ -65,7 +64,3 @@ def main() -> None:
     n, gigabytes = len(bank), bank.nbytes / 1e9
     print(f"{n} knees written: {writing:.1f} s CPU, {stored / 1e9:.2f} of {gigabytes:.2f} GB")
     print(f"{n} knees read: {cpu:.2f} s CPU, {wall:.2f} s wall, {gigabytes / cpu:.2f} GB per CPU s")
-
-
-if __name__ == "__main__":
-    main()
