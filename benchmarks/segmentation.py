@@ -11,6 +11,7 @@ import resource
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -94,11 +95,13 @@ def run() -> None:
         print(f"\nensembles on {evaluated.n_cases} test knees, {cost:.1f} CPU s each\n")
         print("| tissue | DSC (95 % CI) | MPTS mm (95 % CI) | voxel edges mm |\n|---|---|---|---|")
         for row in lake.sql("FROM segmentation_performance ORDER BY tissue").to_dicts():
-            print(
-                f"| {row['tissue']} | {row['dice_mean']:.3f} ({row['dice_low']:.3f}, "
-                f"{row['dice_high']:.3f}) | {row['mpts_mm_mean']:.2f} ({row['mpts_mm_low']:.2f}, "
-                f"{row['mpts_mm_high']:.2f}) | {row['mpts_voxel_mm_mean']:.2f} |"
-            )
+            cells = [_cell(row, name) for name in ("dice", "mpts_mm", "mpts_voxel_mm")]
+            print(f"| {row['tissue']} | {' | '.join(cells)} |")
+
+
+def _cell(row: Mapping[str, float | None], name: str) -> str:
+    mean, low, high = (row[f"{name}_{part}"] for part in ("mean", "low", "high"))
+    return "not found" if mean is None else f"{mean:.3f} ({low:.3f}, {high:.3f})"
 
 
 def full_size() -> None:

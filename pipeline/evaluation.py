@@ -91,7 +91,8 @@ def evaluate(
         f"FROM {_SCORED} GROUP BY ALL ORDER BY ALL"
     ).pl()
     of_class = {
-        (row["bone"], row["strategy"]): (row["n"], row["n_positive"]) for row in models.to_dicts()
+        (row["bone"], row["strategy"]): (row["n"], int(row["n_positive"]))
+        for row in models.to_dicts()
     }
     refused = {key: reason for key, counts in of_class.items() if (reason := _one_class(*counts))}
     _keep(connection, _JUDGED, _SCORED, ("bone", "strategy"))
@@ -162,15 +163,15 @@ def _performance(
         rows.append(
             {
                 **{name: row[name] for name in ("bone", "strategy", "metric", "estimate")},
-                "n": model["n"],
-                "n_positive": model["n_positive"],
+                "n": int(model["n"]),
+                "n_positive": int(model["n_positive"]),
                 **{
                     name: row[name]
                     for name in ("percentile_low", "percentile_high", "mean_low", "mean_high")
                 },
                 "delong_low": model["auc_low"] if has_delong else None,
                 "delong_high": model["auc_high"] if has_delong else None,
-                "n_replicates": row["n_replicates"],
+                "n_replicates": int(row["n_replicates"]),
                 "reason": None,
             }
         )
@@ -193,8 +194,13 @@ def _calibration(connection: duckdb.DuckDBPyConnection, scores: Scores) -> list[
         "in_the_large",
         "converged",
     )
-    found = roc.calibration(connection, scores).table
-    return [{**row, "reason": None} for row in found.select(names).to_dicts()]
+    found = roc.calibration(connection, scores).table.select(names)
+    return [{**row, "reason": None} for row in _counts_whole(found).to_dicts()]
+
+
+def _counts_whole(found: pl.DataFrame) -> pl.DataFrame:
+    """DuckDB's sums of whole numbers are wider than any column of the lake."""
+    return found.with_columns(pl.col("n", "n_positive").cast(pl.Int64))
 
 
 def _comparisons(connection: duckdb.DuckDBPyConnection) -> list[Row]:
@@ -214,7 +220,7 @@ def _comparisons(connection: duckdb.DuckDBPyConnection) -> list[Row]:
     ).pl()
     rows: list[Row] = [
         {**row, "reason": reason}
-        for row in counts.to_dicts()
+        for row in _counts_whole(counts).to_dicts()
         if (reason := _one_class(row["n"], row["n_positive"]))
     ]
     if len(rows) == len(counts):
@@ -241,7 +247,7 @@ def _comparisons(connection: duckdb.DuckDBPyConnection) -> list[Row]:
         "q_bh",
     )
     joined = tested.join(adjusted, on=by, how="left").select(names)
-    return rows + [{**row, "reason": None} for row in joined.to_dicts()]
+    return rows + [{**row, "reason": None} for row in _counts_whole(joined).to_dicts()]
 
 
 def _curves(connection: duckdb.DuckDBPyConnection, scores: Scores) -> pl.DataFrame:

@@ -20,6 +20,7 @@ from pipeline.evaluation import Evaluation, EvaluationOptions, evaluate
 from pipeline.evaluation_tables import performance_table, tables_of
 
 ONE_CLASS = ("patella", "t2")
+"""Of the patella, and so of the ensemble, only cases are predicted by T2."""
 OPTIONS = EvaluationOptions(n_replicates=20)
 
 
@@ -99,7 +100,7 @@ def test_performance_is_that_of_the_rows(lake: Lake, found, visits: str) -> None
             for row in found[visits].performance
             if (row["bone"], row["strategy"]) == (bone, strategy)
         }
-        if (bone, strategy) == ONE_CLASS:
+        if (bone, strategy) in {ONE_CLASS, ("ptf", "t2")}:
             assert "0 others; both classes are needed" in own["auc"]["reason"]
             continue
         assert {row["n"] for row in own.values()} == {len(of_model)}
@@ -138,7 +139,7 @@ def test_pairs_of_strategies_are_tested_with_fdr(found) -> None:
         row["second_strategy"] for row in refused
     }
     aucs = {
-        (row["bone"], row["strategy"]): row["estimate"]
+        (row["bone"], row["strategy"]): row.get("estimate")
         for row in found["first"].performance
         if row["metric"] == "auc"
     }
