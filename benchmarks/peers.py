@@ -30,6 +30,7 @@ REQUIREMENTS: Mapping[str, tuple[str, ...]] = {
     ),
     # nibabel is imported but not declared by it.
     "pymskt": ("mskt==0.1.22", "nibabel"),
+    "trimesh": ("trimesh==5.2.0", "scipy", "rtree"),
 }
 
 
