@@ -66,6 +66,9 @@ def surface_of_map(
     """
     directions, faces = _directions(level)
     directions = directions @ frame.axes
+    if np.linalg.det(frame.axes) < 0:
+        # A mirrored map would show its triangles from inside.
+        faces = faces[:, ::-1]
     rho = read_map(bone_shape_mm, frame, directions)
     shown = np.isfinite(rho)
     # A map without its border has half of the sphere's directions at the least.
