@@ -45,6 +45,7 @@ REQUIREMENTS: Mapping[str, tuple[str, ...]] = {
         "captum==0.9.0",
     ),
     "glum": ("glum==3.4.1", "pyarrow"),
+    "trimesh": ("trimesh==5.2.0", "scipy", "rtree"),
 }
 
 

@@ -1,0 +1,66 @@
+"""Maps carried to an atlas, against surfaces and fields known in closed form."""
+
+import numpy as np
+import pytest
+
+from imaging.atlas import match_to_atlas, read_on_atlas, surface_of_map
+from imaging.correspondence import vertex_normals
+from imaging.errors import BadInputError
+from imaging.sphere import FRAMES
+
+CENTROID = np.array([3.0, -8.0, 12.0])
+
+
+def lumpy_rho(directions: np.ndarray, size: float) -> np.ndarray:
+    """Distance from the centre of a body with three bumps, 25 to 40 mm."""
+    rho = np.full(directions.shape[:-1], 26.0)
+    for middle, height in (
+        ((0.8, 0.5, -0.3), 8.0),
+        ((-0.7, 0.6, -0.4), 11.0),
+        ((0.1, -0.9, -0.4), 7.0),
+    ):
+        towards = np.asarray(middle) / np.linalg.norm(middle)
+        rho += height * np.exp(4.0 * (directions @ towards - 1.0))
+    return size * rho
+
+
+def test_surface_of_a_map_lies_on_the_body() -> None:
+    frame = FRAMES["femur"]
+    surface = surface_of_map(lumpy_rho(frame.directions, 1.0), frame, CENTROID)
+    away = surface.vertices_mm - CENTROID
+    rho = np.linalg.norm(away, axis=1)
+    assert np.abs(rho - lumpy_rho(away / rho[:, None], 1.0)).max() < 0.05
+    assert (vertex_normals(surface) * away).sum(axis=1).min() > 0
+    # Evenly spread: no pole where triangles shrink to nothing.
+    corners = surface.vertices_mm[surface.faces]
+    areas = np.linalg.norm(
+        np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]), axis=1
+    )
+    assert areas.max() / areas.min() < 8
+
+
+def test_a_larger_knee_is_read_at_the_same_directions() -> None:
+    frame = FRAMES["femur"]
+    atlas = surface_of_map(lumpy_rho(frame.directions, 1.0), frame, np.zeros(3))
+    found = match_to_atlas(atlas, lumpy_rho(frame.directions, 1.15), "femur", CENTROID)
+    known = np.isfinite(found.phi)
+    assert known.mean() > 0.97
+    true = CENTROID + 1.15 * atlas.vertices_mm
+    assert np.linalg.norm(found.points_mm - true, axis=1)[known].mean() < 0.5
+    assert found.quality.scale == pytest.approx(1.15, abs=0.01)
+
+    towards_bump = frame.directions @ np.array([0.8, 0.5, -0.3]) / np.linalg.norm([0.8, 0.5, -0.3])
+    carried = read_on_atlas(towards_bump, "femur", found.phi, found.theta)
+    unit = atlas.vertices_mm / np.linalg.norm(atlas.vertices_mm, axis=1, keepdims=True)
+    expected = unit @ np.array([0.8, 0.5, -0.3]) / np.linalg.norm([0.8, 0.5, -0.3])
+    assert np.abs(carried - expected)[known].mean() < 0.02
+    assert np.isnan(carried[~known]).all()
+
+
+def test_a_map_without_values_is_refused() -> None:
+    frame = FRAMES["patella"]
+    atlas = surface_of_map(lumpy_rho(frame.directions, 0.5), frame, np.zeros(3))
+    with pytest.raises(BadInputError, match="1000001_RIGHT_V00"):
+        match_to_atlas(
+            atlas, np.full((224, 224), np.nan), "patella", CENTROID, name="1000001_RIGHT_V00"
+        )
