@@ -145,7 +145,7 @@ def test_pairs_of_strategies_are_tested_with_fdr(found) -> None:
     }
     for row in tested:
         assert row["first_auc"] == pytest.approx(aucs[row["bone"], row["first_strategy"]])
-        assert row["q_bh"] >= row["p"]
+        assert row["q_bh"] >= row["p"] * (1 - 1e-12)
     of_femur = sorted(row["p"] for row in tested if row["bone"] == "femur")
     smallest = min(row["q_bh"] for row in tested if row["bone"] == "femur")
     by_rank = [p * len(of_femur) / rank for rank, p in enumerate(of_femur, 1)]
