@@ -68,7 +68,7 @@ def _run(
     compute: Callable[[duckdb.DuckDBPyConnection, str], Results],
     choices: Mapping[str, Any] | None,
 ) -> Run:
-    with lake.connect(choices, cases) as connection:
+    with lake.connect(choices, f"{cases} FROM analyses") as connection:
         # A sum over threads differs from run to run in its last digits, and so would the bytes.
         connection.execute("SET threads = 1")
         # Once: the views behind the cases are deep, and the models read them many times.
@@ -84,7 +84,8 @@ def _run(
 
 
 def _stored(lake: Lake, analysis: str, *, computed: bool) -> Run:
-    with lake.connect(query="FROM analyses") as connection:
+    read = " ".join(f"FROM {name}" for name in ("analyses", *RESULT_TABLES))
+    with lake.connect(query=read) as connection:
         [run] = _rows(connection, "FROM analyses WHERE analysis = $1", [analysis]).to_dicts()
         tables = {
             name: _rows(
