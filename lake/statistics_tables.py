@@ -151,7 +151,8 @@ _MODELS = _result(
 
 _TERMS = _result(
     "regression_terms",
-    "Coefficients of the logistic regressions: one row per model and term.",
+    "Coefficients of the logistic regressions: one row per model and term; NULL of separated classes, "
+    "which have none.",
     (
         *_MODEL_COLUMNS,
         text("term", "The term."),

@@ -127,7 +127,11 @@ def add_fit(
             "model": model,
             "term": term.term,
             "position": position,
-            **{name: _finite(getattr(term, name)) for name in numbers},
+            # Of separated classes no estimate is finite: where the iteration stopped means nothing.
+            **{
+                name: None if fit.separated and name != "vif" else _finite(getattr(term, name))
+                for name in numbers
+            },
         }
         for position, term in enumerate(fit.terms)
     ]

@@ -183,6 +183,10 @@ def test_one_class_is_told_and_separation_flagged() -> None:
     assert [row["separated"] for row in separated["regression_models"]] == [False, True] * 2
     # Of separated classes no statistic means anything.
     assert separated["regression_tests"] == []
+    of_separated = [row for row in separated["regression_terms"] if row["model"] == "compartments"]
+    assert of_separated
+    for name in ("estimate", "se", "p", "odds_ratio", "cluster_se", "cluster_p"):
+        assert {row[name] for row in of_separated} == {None}
 
 
 @pytest.mark.parametrize("name", ["analyses", "regression_models", "spm_points"])
