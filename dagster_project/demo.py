@@ -23,6 +23,22 @@ if TYPE_CHECKING:
     from dagster_project.launch import AssetResult
 
 
+CLASSIFIERS = """
+WITH aucs AS (
+    SELECT bone, strategy,
+           format('{:.2f} ({:.2f}, {:.2f})', estimate, percentile_low, percentile_high) AS auc
+    FROM model_performance
+    WHERE task = 'chronic_pain' AND visits = 'first' AND metric = 'auc' AND estimate IS NOT NULL
+)
+SELECT strategy,
+       any_value(auc) FILTER (WHERE bone = 'patella') AS patella,
+       any_value(auc) FILTER (WHERE bone = 'tibia') AS tibia,
+       any_value(auc) FILTER (WHERE bone = 'femur') AS femur,
+       any_value(auc) FILTER (WHERE bone = 'ptf') AS ptf
+FROM aucs GROUP BY strategy ORDER BY strategy
+"""
+"""AUC of pain on the test split, with the bootstrap's percentiles."""
+
 MEASURED = ("group:clinical", "group:imaging")
 """What has to be there before the other people's maps are drawn."""
 
@@ -72,9 +88,7 @@ def run_demo(
     from phantom.clinical_writer import write_clinical_release
     from phantom.cohort import simulate_cohort
     from phantom.delivery import plan_delivery, write_delivery
-    from pipeline.cohort_figures import write_cohort_figures
     from pipeline.drawn_maps import DrawingPlan, land_drawn_maps
-    from pipeline.figures import bland_altman_figure, knee_figure, trajectory_figure
 
     start = time.perf_counter()
     draws = n_people > n_imaged
@@ -86,8 +100,7 @@ def run_demo(
     )
     for old in ("lake", "inbox", "dagster_home", "figures"):
         shutil.rmtree(folder / old, ignore_errors=True)
-    figures = folder / "figures"
-    figures.mkdir(parents=True)
+    (folder / "figures").mkdir(parents=True)
 
     plans = plan_delivery(n_imaged, timepoints, seed=seed)
     written = 0
@@ -130,10 +143,32 @@ def run_demo(
         )
         say(f"drew the maps of {drawn} more knee-visits from the same model of the knee")
     run(None)
-    knees = lake.sql("SELECT DISTINCT knee_visit FROM maps_index ORDER BY knee_visit")["knee_visit"]
+    mapped = lake.sql("SELECT DISTINCT knee_visit FROM maps_index ORDER BY knee_visit")
+    knees = mapped["knee_visit"].to_list()
     if len(knees) == 0:
         say("no knee was mapped; `kneelake status` says why")
         return 1
+    say("")
+    _show(folder, lake, knees, sorted(timepoints), say)
+    say("")
+    say(f"{len(knees)} knee-visits with maps in {time.perf_counter() - start:.0f} s")
+    say(
+        f"UI       {_this_command()} ui --root {settings.lake_root} --inbox {settings.inbox} "
+        f"--home {folder / 'dagster_home'}"
+    )
+    return 0
+
+
+def _show(
+    folder: Path,
+    lake: Lake,
+    knees: Sequence[str],
+    visits: Sequence[str],
+    say: Callable[[str], None],
+) -> None:
+    """Print what came out, and where the tables and figures of it lie."""
+    from pipeline.figures import bland_altman_figure, knee_figure, trajectory_figure
+
     pictures = {
         f"{knees[0]}.png": knee_figure(lake.knee_maps(knees[0]), title=knees[0]),
         "bland_altman.png": bland_altman_figure(lake.sql("SELECT * FROM map_agreement")),
@@ -142,23 +177,21 @@ def run_demo(
         ),
     }
     for name, content in pictures.items():
-        (figures / name).write_bytes(content)
-    cohort_files = write_cohort_figures(lake, figures)
-    visits = sorted(timepoints)
+        (folder / "figures" / name).write_bytes(content)
     summary = lake.sql(SUMMARY, {"first": visits[0], "last": visits[-1]})
     summary.write_csv(folder / "biomarkers_summary.csv")
-    say("")
     say(text_table(summary, decimals=3))
     say("")
-    say(f"{len(knees)} knee-visits mapped in {time.perf_counter() - start:.0f} s")
+    aucs = lake.sql(CLASSIFIERS)
+    if len(aucs):
+        say("chronic pain, AUC on the first visits of the test split (95 % bootstrap percentiles)")
+        say(text_table(aucs))
+        say("")
     say(f"table    {folder / 'biomarkers_summary.csv'}")
-    for path in [*(figures / name for name in pictures), *cohort_files]:
-        say(f"figure   {path}")
-    say(
-        f"UI       {_this_command()} ui --root {settings.lake_root} --inbox {settings.inbox} "
-        f"--home {folder / 'dagster_home'}"
-    )
-    return 0
+    of_assets = sorted((lake.root / "figures").iterdir())
+    for path in [*(folder / "figures" / name for name in pictures), *of_assets]:
+        if path.suffix in {".png", ".html"}:
+            say(f"{'table' if path.suffix == '.html' else 'figure':8} {path}")
 
 
 def _described(result: "AssetResult") -> str:
