@@ -877,6 +877,7 @@ _ALL = (
             _DATA_HASH,
             _text("input_fingerprint", "SHA-256 of data, first weights, configuration and code."),
             _text("ranges_id", "The set of `map_ranges` its images were scaled with."),
+            _text("split_rule", "Seed and shares of the split it was trained under."),
             _count("seed", "Of weights, order of images and augmentation."),
             _count("n_training", "Knee-visits it was trained on.", 1),
             _count("n_validation", "Knee-visits its best epoch was chosen on.", 1),

@@ -10,7 +10,7 @@ import json
 import os
 import pickle
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -86,8 +86,11 @@ class CheckpointMetadata:
         Raises:
             CheckpointError: of a newer kneelake, or not all there.
         """
-        content = json.loads(text)
-        version = content.pop("format_version", 0)
+        try:
+            content = json.loads(text)
+            version = int(content.pop("format_version", 0))
+        except (AttributeError, TypeError, ValueError) as error:
+            raise CheckpointError(f"the checkpoint's description is not whole: {error}") from error
         if version > FORMAT_VERSION:
             raise CheckpointError(
                 f"checkpoint format {version}, this kneelake reads up to {FORMAT_VERSION}; "
@@ -228,6 +231,9 @@ def load_weights(
 ) -> None:
     """Copy weights into a network; every one has to fit.
 
+    Counts of batches may be absent: torchvision's first ImageNet files are older than they are,
+    and nothing in evaluation or training here reads them.
+
     Args:
         network: receives them.
         weights: by name.
@@ -246,7 +252,7 @@ def load_weights(
         if name in wanted & given and weights[name].shape != own[name].shape
     ]
     problems = [
-        *_listed("missing in the file", sorted(wanted - given)),
+        *_listed("missing in the file", sorted(_needed(wanted) - given)),
         *_listed("unknown to the network", sorted(given - wanted)),
         *_listed("of another shape", shapes),
     ]
@@ -255,7 +261,11 @@ def load_weights(
             f"{source} holds another network: {'; '.join(problems)}. Name a file of the network "
             "that is asked for, or ask for the network of the file"
         )
-    network.load_state_dict({**own, **{name: weights[name] for name in wanted}})
+    network.load_state_dict({**own, **{name: weights[name] for name in wanted & given}})
+
+
+def _needed(names: Iterable[str]) -> set[str]:
+    return {name for name in names if not name.endswith(".num_batches_tracked")}
 
 
 def _listed(what: str, names: list[str], at_most: int = 3) -> list[str]:

@@ -12,6 +12,7 @@ from models.folding import folded
 from models.gradcam import GradCamError, class_maps
 from models.normalization import IMAGENET, ChannelNormalization
 from models.training_config import Precision
+from models.training_loop import is_out_of_memory
 
 if TYPE_CHECKING:
     from torch import nn
@@ -69,8 +70,6 @@ def predict(
         ValueError: no rows, or rows that lack a map of the strategy.
         GradCamError: the network has no closed form, or maps beyond half precision.
     """
-    import torch
-
     index = np.asarray(rows, np.int64)
     if len(index) == 0:
         raise ValueError("there are no rows to predict")
@@ -83,8 +82,8 @@ def predict(
         try:
             images = bank.batch(some, strategy, normalization=normalization)
             found = class_maps(quick, images, precision=precision)
-        except torch.OutOfMemoryError:
-            if batch_size == 1:
+        except RuntimeError as error:
+            if batch_size == 1 or not is_out_of_memory(error):
                 raise
             batch_size //= 2
             if say is not None:

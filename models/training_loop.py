@@ -96,7 +96,8 @@ def autocast(config: TrainingConfig, device: str) -> "torch.autocast":
     return torch.autocast(kind, torch.bfloat16, enabled=config.precision == "bfloat16")
 
 
-def _is_out_of_memory(error: RuntimeError) -> bool:
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether it is one of memory, of a GPU or of the CPU."""
     import torch
 
     # The CPU's allocator has no exception of its own.
@@ -229,7 +230,7 @@ class Loop:
                 metrics = self._validate(progress, number)
                 break
             except RuntimeError as error:
-                if not _is_out_of_memory(error):
+                if not is_out_of_memory(error):
                     raise
             # Out of the handler: the error's traceback holds the tensors that filled the memory.
             self._halve(progress, number)

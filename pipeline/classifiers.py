@@ -37,6 +37,7 @@ from pipeline.model_data import (
     model_rows,
     require_no_leak,
     training_data,
+    weights_fingerprint,
 )
 
 if TYPE_CHECKING:
@@ -137,7 +138,7 @@ def train_classifiers(
         model = Model(task, bone, strategy)
         try:
             rows = model_rows(images, model)
-            weights = initial_weights(lake, known, settings, model, config)
+            weights = initial_weights(lake, known, settings, model, config, rows)
         except ModelError as error:
             failed.append((model, str(error)))
             continue
@@ -181,8 +182,7 @@ def _fingerprint(job: _Job) -> str:
     stated = [
         job.rows.data_hash,
         job.config.config_hash,
-        # A checkpoint's name is the hash of its content.
-        job.initialization.file.name if job.initialization.file else "",
+        weights_fingerprint(job.initialization),
         CODE_VERSION["classifiers"],
     ]
     return hashlib.sha256(json.dumps(stated).encode()).hexdigest()
@@ -276,6 +276,7 @@ def _row(job: _Job, result: TrainingResult, path: Path, seconds: float) -> dict[
         "data_hash": job.rows.data_hash,
         "input_fingerprint": _fingerprint(job),
         "ranges_id": job.rows.ranges_id,
+        "split_rule": job.rows.split_rule,
         "seed": config.seed,
         "n_training": job.rows.n_training,
         "n_validation": len(job.rows.knee_visits) - job.rows.n_training,

@@ -18,7 +18,8 @@ import polars as pl
 from imaging.labels import BONES, Bone
 from lake.store import Lake
 from lake.tables import STRATEGIES
-from models.errors import ModelError
+from models.checkpoint import require_hash
+from models.errors import CheckpointError, ModelError
 from models.initialization import Initialization, require_pretrained
 from models.training import Split, TrainingData
 from models.training_config import TrainingConfig
@@ -68,6 +69,7 @@ class ModelRows:
         n_training: how many are of the training split; they come first.
         n_left_out: knee-visits of both splits without a map that the strategy needs.
         ranges_id: the set of `map_ranges` the images were scaled with.
+        split_rule: seed and shares of the split.
         data_hash: of all this and of the images.
     """
 
@@ -76,6 +78,7 @@ class ModelRows:
     n_training: int
     n_left_out: int
     ranges_id: str
+    split_rule: str
     data_hash: str
 
 
@@ -153,6 +156,7 @@ def model_rows(images: pl.DataFrame, model: Model) -> ModelRows:
         int((usable["split"] == "training").sum()),
         len(rows) - len(usable),
         ranges[0],
+        usable["split_rule"][0],
         hashlib.sha256(json.dumps(stated).encode()).hexdigest(),
     )
 
@@ -164,7 +168,12 @@ def _needs_t2(strategy: str) -> bool:
 
 
 def initial_weights(
-    lake: Lake, known: pl.DataFrame, settings: Settings, model: Model, config: TrainingConfig
+    lake: Lake,
+    known: pl.DataFrame,
+    settings: Settings,
+    model: Model,
+    config: TrainingConfig,
+    rows: ModelRows,
 ) -> Initialization:
     """Where a model's initial weights lie; without a file where there are none.
 
@@ -174,9 +183,12 @@ def initial_weights(
         settings: say where ImageNet weights lie.
         model: to be trained.
         config: says what it begins with.
+        rows: it is trained on.
 
     Raises:
-        CheckpointError: the model to begin with is of another bone or strategy.
+        CheckpointError: the model to begin with is of another bone or strategy, has changed on
+            disk, or was trained under another split, which held people that are tested now, or on
+            images of another scale.
     """
     if config.initialization == "imagenet":
         return Initialization(
@@ -195,7 +207,33 @@ def initial_weights(
         return Initialization("oa", None)
     path = lake.root / found["path"][0]
     require_pretrained(path, task="oa", bone=model.bone, strategy=model.strategy)
+    require_hash(path, found["checkpoint_hash"][0])
+    for name, what in (
+        ("split_rule", "under another split"),
+        ("ranges_id", "with other map_ranges"),
+    ):
+        if found[name][0] != getattr(rows, name):
+            raise CheckpointError(
+                f"the network of oa {model.bone} {model.strategy} was trained {what} than "
+                f"{model.name} would be ({found[name][0]}, not {getattr(rows, name)}); materialize "
+                "oa_classifiers first"
+            )
     return Initialization("oa", path)
+
+
+def weights_fingerprint(initialization: Initialization) -> str:
+    """Name and SHA-256 of the file a training begins with; '' where there is none."""
+    file = initialization.file
+    if file is None or not file.is_file():
+        return ""
+    known = file.stat()
+    return f"{file.name}#{_digest(file, known.st_size, known.st_mtime_ns)}"
+
+
+@lru_cache(maxsize=64)
+def _digest(file: Path, _size: int, _changed_ns: int) -> str:
+    """Of a file as it was: a search asks for the same one of every trial."""
+    return require_hash(file, "")
 
 
 def training_data(bank: "ImageBank", strategy: str, rows: ModelRows) -> TrainingData:

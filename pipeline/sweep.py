@@ -39,6 +39,7 @@ from pipeline.model_data import (
     model_rows,
     require_no_leak,
     training_data,
+    weights_fingerprint,
 )
 
 if TYPE_CHECKING:
@@ -158,7 +159,7 @@ def sweep_classifiers(
             rows = model_rows(images, model)
             for trials in _groups(grid):
                 config = trials[0].config(base)
-                weights = initial_weights(lake, known, settings, model, config)
+                weights = initial_weights(lake, known, settings, model, config, rows)
                 job = _Job(lake.root, model, base, trials, rows, weights, place)
                 due = tuple(one for one in trials if _fingerprint(job, one) not in done)
                 unchanged += len(trials) - len(due)
@@ -199,11 +200,10 @@ def _groups(grid: SweepGrid) -> Iterator[tuple[Trial, ...]]:
 
 
 def _fingerprint(job: _Job, trial: Trial) -> str:
-    file = job.initialization.file
     stated = [
         job.rows.data_hash,
         trial.config(job.base).config_hash,
-        [file.name, file.stat().st_size] if file is not None and file.is_file() else None,
+        weights_fingerprint(job.initialization),
         CODE_VERSION["sweep"],
     ]
     return hashlib.sha256(json.dumps(stated).encode()).hexdigest()

@@ -5,6 +5,7 @@
 -- column task: oa or chronic_pain.
 -- column is_case: Osteoarthritis, or chronic pain.
 -- column split: training, validation or test; the same for all knee-visits of a participant.
+-- column split_rule: Seed and shares of the split.
 SELECT
     cases.model AS task,
     images.bone,
@@ -15,7 +16,9 @@ SELECT
     images.has_t2,
     images.part,
     images.row,
-    images.ranges_id
+    images.ranges_id,
+    split_rule_of(split_seed, training_share, validation_share) AS split_rule
 FROM model_cases AS cases
 JOIN image_index AS images USING (knee_visit)
+CROSS JOIN cohort_parameters
 WHERE cases.is_case IS NOT NULL AND cases.split IS NOT NULL

@@ -1,6 +1,7 @@
 -- What the classifiers in use say of every knee-visit, beside the truth.
 -- Predictions of a network that has been replaced do not count, nor do those of knee-visits that are
--- in the model's cohort no more.
+-- in the model's cohort no more. Nor do those of a network trained under another split (another seed
+-- or other shares): it has seen people who are tested now.
 -- grain: one row per task, bone, strategy and knee-visit.
 -- assumes: `classifiers` holds the network in use of each task, bone and strategy.
 -- column is_case: Osteoarthritis, or chronic pain.
@@ -8,7 +9,14 @@
 -- column is_first: The patient's first visit in the cohort of the task; one such row per patient.
 -- column is_last: The patient's last visit in it.
 -- column split: training, validation or test.
-WITH cases AS (
+WITH in_use AS (
+    SELECT task, bone, strategy, checkpoint_hash
+    FROM classifiers
+    CROSS JOIN cohort_parameters
+    WHERE
+        classifiers.split_rule = split_rule_of(split_seed, training_share, validation_share)
+),
+cases AS (
     SELECT
         model AS task,
         knee_visit,
@@ -38,5 +46,5 @@ SELECT
     predictions.predicted = cases.is_case AS is_correct,
     predictions.checkpoint_hash
 FROM predictions
-SEMI JOIN classifiers USING (task, bone, strategy, checkpoint_hash)
+SEMI JOIN in_use USING (task, bone, strategy, checkpoint_hash)
 JOIN cases USING (task, knee_visit)

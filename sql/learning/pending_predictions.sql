@@ -2,7 +2,7 @@
 -- Work to do is an anti-join: a model on an image that has no row of the same fingerprint. A new
 -- visit, another image, another network, precision or code version makes it pending, and only it.
 -- An image scaled by other ranges than its model was trained with is not of that model's world: it
--- waits until images or model are made again.
+-- waits until images or model are made again; so does a model trained under another split.
 -- grain: one row per task, bone, strategy and knee-visit with something to compute.
 -- assumes: $timepoint is one visit, or NULL for all; $cam_splits lists the splits whose Grad-CAM
 -- maps are kept; $precision and $code_version are those of this step.
@@ -31,7 +31,7 @@ WITH wanted AS (
             )
         ) AS input_fingerprint
     FROM classifiers
-    JOIN model_images AS images USING (task, bone, ranges_id)
+    JOIN model_images AS images USING (task, bone, ranges_id, split_rule)
     -- Not `model_cases` once more: the cohort is worked out once.
     JOIN image_index AS located USING (knee_visit, bone)
     WHERE ($timepoint::VARCHAR IS NULL OR located.timepoint = $timepoint)

@@ -44,3 +44,7 @@ CREATE OR REPLACE MACRO split_of(seed, subject_id, training_share, validation_sh
             THEN 'validation'
         ELSE 'test'
     END;
+
+-- What a split depends on, as one text: two of the same text have the same people.
+CREATE OR REPLACE MACRO split_rule_of(seed, training_share, validation_share) AS
+    concat_ws('|', seed::BIGINT, training_share::DOUBLE, validation_share::DOUBLE);

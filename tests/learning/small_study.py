@@ -22,6 +22,8 @@ from pipeline.map_ranges import fit_map_ranges
 NETWORK = NetworkConfig("resnet18", 1 / 16)
 SEED = 1
 VISITS = ("V00", "V01")
+SPLIT_RULE = f"42|{4029 / 7437}|{1257 / 7437}"
+"""Of the paper's shares, as `cohort_parameters` has them."""
 
 
 @dataclass(frozen=True)
@@ -109,6 +111,7 @@ def classifier_row(
         "data_hash": "d",
         "input_fingerprint": "f",
         "ranges_id": ranges_id,
+        "split_rule": SPLIT_RULE,
         "seed": seed,
         "n_training": 1,
         "n_validation": 1,

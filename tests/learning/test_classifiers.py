@@ -7,11 +7,12 @@ from pathlib import Path
 import duckdb
 import polars as pl
 import pytest
+import torch
 from pictured_lake import RANGES_ID, add_images
 
 from lake.store import Lake
 from models.checkpoint import load_checkpoint
-from models.classifier import NetworkConfig
+from models.classifier import NetworkConfig, build_network, seeded
 from models.errors import ModelError
 from models.initialization import Initialization
 from models.training_config import TrainingConfig, preset
@@ -121,12 +122,51 @@ def test_first_weights_are_named_by_the_settings(lake: Lake) -> None:
     model = Model("chronic_pain", *FEMUR)
     config = PAIN.changed(initialization="imagenet")
     known = lake.sql("FROM classifiers")
-    found = initial_weights(lake, known, settings, model, config)
+    rows = model_rows(labelled_images(lake, "chronic_pain"), model)
+    found = initial_weights(lake, known, settings, model, config, rows)
     assert found == Initialization("imagenet", Path("x.pth"))
     other = config.changed(network=NetworkConfig("resnet50"))
-    assert initial_weights(lake, known, settings, model, other).file is None
+    assert initial_weights(lake, known, settings, model, other, rows).file is None
     report = trained(lake, "chronic_pain", config, FEMUR)
     assert "no ImageNet weights of resnet18" in report.failed[0][1]
+
+
+def test_other_first_weights_under_the_same_name_are_another_training(
+    lake: Lake, tmp_path: Path
+) -> None:
+    path = tmp_path / "mine.pth"
+    settings = Settings(lake_root=lake.root, imagenet_weights={"resnet18": path})
+    config = OA.changed(initialization="imagenet")
+
+    def n_trained(seed: int) -> int:
+        with seeded(seed):
+            torch.save(build_network(OA.network).state_dict(), path)
+        report = train_classifiers(lake, settings, "oa", config, models=[TIBIA], cluster=Cluster())
+        assert report.failed == ()
+        return len(report.trained)
+
+    assert [n_trained(seed) for seed in (1, 1, 2)] == [1, 0, 1]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"split_rule": "7|0.5|0.2"}, r"under another split.*7\|0.5\|0.2, not 42\|"),
+        ({"ranges_id": "r0"}, "with other map_ranges.*r0, not r1.*materialize oa_classifiers"),
+        ({"checkpoint_hash": "0123456789abcdef"}, "not 0123456789abcdef; the file is damaged"),
+    ],
+)
+def test_pain_does_not_begin_with_a_network_of_another_study(
+    lake: Lake, change: dict[str, str], message: str
+) -> None:
+    settings, model = Settings(lake_root=lake.root), Model("chronic_pain", *FEMUR)
+    assert trained(lake, "oa", OA.changed(seed=2), FEMUR).failed == ()
+    rows = model_rows(labelled_images(lake, "chronic_pain"), model)
+    known = lake.sql("FROM classifiers")
+    assert initial_weights(lake, known, settings, model, PAIN, rows).file is not None
+    other = known.with_columns(**{name: pl.lit(value) for name, value in change.items()})
+    with pytest.raises(ModelError, match=message):
+        initial_weights(lake, other, settings, model, PAIN, rows)
 
 
 class LeakyLake:

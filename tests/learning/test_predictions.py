@@ -170,6 +170,14 @@ def test_agreement_of_k_models(study: SmallStudy, first) -> None:
         assert (row["agreement"] == "none") == (row["n_correct"] == 0)
 
 
+def test_under_another_split_no_network_is_judged(study: SmallStudy, everything) -> None:
+    # Of the people whom another seed would test, these networks have trained on most.
+    assert len(study.lake.sql("FROM model_predictions")) > 0
+    for changed in ({"split_seed": 7}, {"training_share": 0.3}):
+        assert study.lake.sql("FROM model_predictions", settings=changed).is_empty()
+        assert study.lake.sql("FROM scored_predictions", settings=changed).is_empty()
+
+
 def test_a_new_network_costs_its_own_predictions(study: SmallStudy, everything) -> None:
     knees = count(study, "FROM predictions WHERE bone = 'patella' AND strategy = 'thickness'")
     ranges_id = study.read("SELECT DISTINCT ranges_id FROM image_index")["ranges_id"][0]

@@ -83,6 +83,17 @@ def test_the_best_are_chosen_by_validation(lake: Lake) -> None:
     )
 
 
+def test_trials_of_other_data_are_not_compared(lake: Lake) -> None:
+    # As after an interrupted sweep on new images: one trial of the new data, the rest of the old.
+    run = lake.sql("FROM sweep_runs WHERE status = 'done' ORDER BY val_loss DESC LIMIT 1")
+    worst = run.drop("batch_id").to_dicts()[0]
+    with lake.batch("sweep", "all", "1", "c") as batch:
+        batch.add("sweep_runs", [{**worst, "data_hash": "of new images"}])
+    best = lake.sql("FROM sweep_best WHERE rule = 'val_loss'")
+    assert best["trial_id"].to_list() == [worst["trial_id"]]
+    assert len(lake.sql("FROM sweep_runs WHERE status = 'done'")) > 1
+
+
 def test_presets_of_the_sweep() -> None:
     grid, base = grid_of("paper")
     assert len(grid.trials()) == 38

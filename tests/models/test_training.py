@@ -14,9 +14,11 @@ from planted import CONFIG, N_TRAINING
 
 from models import training
 from models.bank import ImageBank
+from models.classifier import build_network, seeded
 from models.errors import ModelError, TrainingError
 from models.initialization import Initialization, initialized_network
 from models.metrics import Metrics, area_under_roc, classification_metrics
+from models.prediction import predict
 from models.training import (
     Split,
     TrainingData,
@@ -203,6 +205,30 @@ def test_out_of_memory_halves_the_batch_and_says_so(
     assert result.batch_size == 16
     # Not a step of the failed tries is left in the network.
     assert same(result, trained)
+
+
+def test_a_prediction_goes_on_with_fewer_images_where_memory_is_full(
+    data: TrainingData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with seeded(3):
+        network = build_network(CONFIG.network).eval()
+    rows = data.validation.rows[:10]
+    expected = predict(network, data.bank, rows, data.strategy).logits
+    batch = ImageBank.batch
+
+    def narrow(bank: ImageBank, rows: np.ndarray, *of: object, **more: object) -> torch.Tensor:
+        if len(rows) > 4:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+        return batch(bank, rows, *of, **more)
+
+    monkeypatch.setattr(ImageBank, "batch", narrow)
+    told: list[str] = []
+    found = predict(network, data.bank, rows, data.strategy, batch_size=10, say=told.append)
+    np.testing.assert_allclose(found.logits, expected, rtol=1e-4, atol=1e-5)
+    assert [text.rpartition("with ")[2] for text in told] == [
+        "5 images at once",
+        "2 images at once",
+    ]
 
 
 def test_memory_for_no_image_is_an_error(
