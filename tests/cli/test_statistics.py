@@ -229,3 +229,18 @@ def test_spm_refuses_bad_input(
 ) -> None:
     assert main(["spm", str(maps[0]), "--cases", str(maps[1]), *arguments]) == 2
     assert said in capsys.readouterr().err
+
+
+def test_what_statistics_warn_of_is_printed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "cases.csv"
+    lines = [f"{k},{int(k > 30)},{'ab'[k % 2]}" for k in range(60)]
+    file.write_text("\n".join(["age,pain,sex", *lines]))
+    for _ in range(2):
+        assert main(["logit", str(file), "--outcome", "pain", "--base", "age", "--json"]) == 0
+        printed = capsys.readouterr()
+        assert json.loads(printed.out)["models"]["base"]["separated"] is True
+        assert "kneelake logit: warning: complete separation of pain" in printed.err
+    assert main(["logit", str(file), "--outcome", "Pain", "--base", "age"]) == 2
+    assert "cases.csv has no column Pain" in capsys.readouterr().err
