@@ -5,7 +5,6 @@ Not here: work. Every command calls one function of `pipeline`, `lake` or `launc
 """
 
 import argparse
-import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,6 +21,7 @@ from dagster_project.terminal import (
     print_json,
     print_table,
     settings_of,
+    warnings_told,
 )
 
 if TYPE_CHECKING:
@@ -41,10 +41,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from lake.errors import LakeError
 
     parsed = _parser().parse_args(arguments)
-    logging.captureWarnings(capture=True)
     command: Command = parsed.command
     try:
-        return command(parsed)
+        with warnings_told(parsed.name):
+            return command(parsed)
     except (BadInputError, LakeError, ValueError) as error:
         print(f"kneelake {parsed.name}: {error}", file=sys.stderr)
         return BAD_INPUT

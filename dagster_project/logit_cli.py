@@ -126,7 +126,7 @@ def _logit(parsed: argparse.Namespace) -> int:
     }
     more: dict[str, Any] = {"engine": parsed.engine, "profile": parsed.profile}
     if parsed.engine == "polars" and is_file(parsed.table):
-        # Read in place, so that it may be larger than memory.
+        # Parquet is read in place rather than copied.
         more["file"] = Path(parsed.table)
     base = split_terms(parsed.base)
     with opened(parsed, parsed.table) as (connection, relation):

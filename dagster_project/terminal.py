@@ -4,10 +4,14 @@ Here: helpers of `cli` and `logit_cli`. Not here: any command.
 """
 
 import argparse
+import contextlib
 import json
-from collections.abc import Callable
+import logging
+import sys
+import warnings
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:
     import polars as pl
@@ -31,6 +35,37 @@ def add_command(
         parser.add_argument("--inbox", type=Path, help="the inbox (default: KNEELAKE_INBOX)")
         parser.add_argument("--workers", type=int, help="processes at most")
     return parser
+
+
+@contextlib.contextmanager
+def warnings_told(name: str) -> Iterator[None]:
+    """Print to stderr what statistics warn of; other warnings are for developers, and logged.
+
+    Args:
+        name: the command.
+    """
+    from stats.errors import StatisticsWarning
+
+    logging.captureWarnings(capture=True)
+    logged = warnings.showwarning
+
+    def show(
+        message: Warning | str,
+        category: type[Warning],
+        filename: str,
+        lineno: int,
+        file: TextIO | None = None,
+        line: str | None = None,
+    ) -> None:
+        if issubclass(category, StatisticsWarning):
+            print(f"kneelake {name}: warning: {message}", file=sys.stderr)
+        else:
+            logged(message, category, filename, lineno, file, line)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", StatisticsWarning)
+        warnings.showwarning = show
+        yield
 
 
 def add_json(parser: argparse.ArgumentParser) -> None:

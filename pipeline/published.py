@@ -27,7 +27,7 @@ from pipeline.config import CODE_VERSION, Settings, config_hash
 Row = dict[str, Any]
 
 BEFORE, AFTER = ("AGE", "BMI", "SEX"), ("DLROI", "OUTCOME")
-"""Columns by which a table is known; the two between are the compartments."""
+"""Columns by which a table is known, in any order; the two others are the compartments."""
 # Written by pandas where the rows' numbers were kept.
 _ROW_LABELS = ("", "UNNAMED: 0")
 _STORED = {"AGE": "age_years", "BMI": "bmi", "SEX": "sex_code", "OUTCOME": "chronic_pain"}
@@ -91,13 +91,12 @@ def read_published_table(path: Path) -> pl.DataFrame:
 def _compartments(path: Path, name: str) -> tuple[str, str]:
     names = [one for one in _names(path) if one not in _ROW_LABELS]
     between = [one for one in names if one not in (*BEFORE, *AFTER)]
-    expected = [*between, *AFTER]
-    if len(between) != 2 or set(names[:3]) != set(BEFORE) or names[3:] != expected:
+    if len(set(between)) != 2 or len(names) != len(set(names)):
         raise BadInputError(
             Reason.MISSING_COLUMN,
             name,
             f"row 1: has the columns {', '.join(names)}",
-            "Expected Age, BMI, Sex, the averages of two compartments, DLROI, Outcome",
+            "Expected Age, BMI, Sex, the averages of two compartments, DLROI, Outcome, each once",
         )
     return between[0], between[1]
 

@@ -1,13 +1,14 @@
 """From the terms of a model to the columns of its design, in SQL and in polars alike."""
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import duckdb
 import polars as pl
 
-from stats.errors import StatisticsError
-from stats.formula import Term, parse_terms
+from stats.errors import StatisticsError, StatisticsWarning
+from stats.formula import Term, distinct_terms, parse_terms
 from stats.identifiers import quote_identifier, quote_literal
 from stats.source import describe, require_columns
 
@@ -24,6 +25,14 @@ _TEXT = ("VARCHAR", "ENUM")
 Level = str | float | bool
 
 
+def given_column(name: str) -> str:
+    """A column of the relation, which statements call `given`.
+
+    Bare, `model` would be ambiguous: the statements number their models by that name.
+    """
+    return f"given.{quote_identifier(name)}"
+
+
 @dataclass(frozen=True)
 class Atom:
     """A number of a row: a column's value, or whether it has a level (1 or 0).
@@ -37,8 +46,8 @@ class Atom:
     level: Level | None = None
 
     def sql(self) -> str:
-        """As a DOUBLE expression; NULL where the column is."""
-        name = quote_identifier(self.column)
+        """As a DOUBLE expression over `given`; NULL where the column is."""
+        name = given_column(self.column)
         if self.level is None:
             return f"CAST({name} AS DOUBLE)"
         if isinstance(self.level, str):
@@ -210,6 +219,8 @@ def _too_many(connection: duckdb.DuckDBPyConnection, relation: str, name: str, k
         f"WHERE {quoted} IS NOT NULL AND TRY_CAST({quoted} AS DOUBLE) IS NULL LIMIT 3"
     ).fetchall()
     listed = ", ".join(repr(value) for (value,) in odd)
+    if not listed:
+        return message + ", since it is text: numbers with spaces around them, or kept as text"
     return message + f", since it is text; if it should be numbers, these are none: {listed}"
 
 
@@ -245,6 +256,27 @@ def _expand(term: Term, index: int, levels: Mapping[str, list[Level]]) -> list[C
     return [Column(name, atoms, index) for name, atoms in products]
 
 
+def _warn_of_numbers(name: str, levels: Sequence[Level]) -> None:
+    """Say that a column became a factor although it looks like numbers."""
+    odd = [level for level in levels if not _is_number(str(level))]
+    if len(odd) < len(levels):
+        but = f", but for {', '.join(map(repr, odd))}" if odd else ""
+        warnings.warn(
+            f"{name} holds numbers{but}; it is text, and therefore taken as a factor of "
+            f"{len(levels)} levels. Make it numbers, or write C({name}) if a factor is meant",
+            StatisticsWarning,
+            stacklevel=4,
+        )
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
 def _factors(terms: Sequence[Term], columns: Mapping[str, str]) -> dict[str, str | None]:
     """Columns that are factors and the reference asked for."""
     found: dict[str, str | None] = {}
@@ -261,6 +293,17 @@ def _factors(terms: Sequence[Term], columns: Mapping[str, str]) -> dict[str, str
                 raise StatisticsError(f"{factor.column} is given two reference levels")
             found[factor.column] = asked if factor.reference is None else factor.reference
     return found
+
+
+def _require_one_kind(terms: Sequence[Term], columns: Mapping[str, str]) -> None:
+    """A number has one effect per unit, or one per level: the same name cannot be both."""
+    for name in {factor.column for term in terms for factor in term}:
+        kinds = {f.categorical for term in terms for f in term if f.column == name}
+        if len(kinds) == 2 and _kind(columns[name]) == "number":
+            raise StatisticsError(
+                f"{name} is in the model as a number and as the factor C({name}); write it one way "
+                f"throughout. To test {name} against C({name}), fit the two models one by one"
+            )
 
 
 def _require_distinct_roles(roles: Roles, terms: Sequence[Term]) -> None:
@@ -287,26 +330,28 @@ def resolve(
             level or too many, a reference that is no level, too many columns.
     """
     columns = describe(connection, relation)
-    first = parse_terms(base, columns)
-    names = {frozenset(factor.column for factor in term) for term in first}
-    later = [
-        term
-        for term in parse_terms(add, columns)
-        if frozenset(factor.column for factor in term) not in names
-    ]
-    if add and not later:
-        raise StatisticsError("every term to add is in the base model already")
+    spelt = parse_terms([*base, *add], columns)
+    first = distinct_terms(parse_terms(base, columns))
+    later = distinct_terms(parse_terms(add, columns), first)
     terms = [*first, *later]
     others = [roles.outcome, roles.cluster, roles.weights, roles.offset, *roles.by]
     wanted = [name for name in others if name is not None]
     wanted += [factor.column for term in terms for factor in term]
     require_columns(columns, wanted, relation)
     _require_distinct_roles(roles, terms)
+    _require_one_kind(spelt, columns)
+    if add and not later:
+        raise StatisticsError("every term to add is in the base model already")
+    (rows,) = connection.execute(
+        f"SELECT count(*) FROM {quote_identifier(relation)}"  # noqa: S608 - quoted
+    ).fetchall()
+    if not rows[0]:
+        raise StatisticsError(f"{relation} has no rows")
     numbers = (("outcome", roles.outcome), ("weights", roles.weights), ("offset", roles.offset))
     for part, name in numbers:
         if name is not None:
             _require_number(columns, name, part)
-    references = _factors(terms, columns)
+    references = _factors(spelt, columns)
     conditions = complete_sql(terms, columns, roles)
     levels = {
         name: _reference_first(
@@ -316,6 +361,9 @@ def resolve(
     }
     factors = {name: _kind(columns[name]) == "text" for name in references}
     _require_marginality(terms, factors)
+    written = {factor.column for term in spelt for factor in term if factor.categorical}
+    for name in [name for name, text in factors.items() if text and name not in written]:
+        _warn_of_numbers(name, levels[name])
     for name, found in levels.items():
         if len(found) == 1:
             raise StatisticsError(
@@ -329,9 +377,6 @@ def resolve(
             f"the model has {len(design)} coefficients; the limit of a regression in SQL is "
             f"{MOST_COLUMNS}. Leave terms out, or use statsmodels"
         )
-    (rows,) = connection.execute(
-        f"SELECT count(*) FROM {quote_identifier(relation)}"  # noqa: S608 - quoted
-    ).fetchall()
     return Design(
         relation,
         roles,

@@ -116,7 +116,7 @@ class _Reader:
 
 
 def parse_terms(texts: Sequence[str], columns: Collection[str]) -> list[Term]:
-    """Terms of a model, each once, main effects of a `*` before their product.
+    """Terms of a model, each spelling once, main effects of a `*` before their product.
 
     Args:
         texts: one or more terms each, as the module's docstring shows. A text that is exactly a
@@ -133,10 +133,23 @@ def parse_terms(texts: Sequence[str], columns: Collection[str]) -> list[Term]:
         else:
             terms = sorted(_Reader(text).terms(), key=len)
         for term in terms:
-            known = {frozenset(factor.column for factor in have) for have in found}
-            names = frozenset(factor.column for factor in term)
-            if len(names) < len(term):
+            if len({factor.column for factor in term}) < len(term):
                 raise StatisticsError(f"the term {text!r} multiplies a column with itself")
-            if names not in known:
+            if frozenset(term) not in {frozenset(have) for have in found}:
                 found.append(term)
     return found
+
+
+def distinct_terms(terms: Sequence[Term], known: Sequence[Term] = ()) -> list[Term]:
+    """Terms of other columns than those before them, however they are spelt."""
+    seen = {_columns(term) for term in known}
+    found: list[Term] = []
+    for term in terms:
+        if _columns(term) not in seen:
+            found.append(term)
+            seen.add(_columns(term))
+    return found
+
+
+def _columns(term: Term) -> frozenset[str]:
+    return frozenset(factor.column for factor in term)

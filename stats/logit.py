@@ -47,6 +47,8 @@ __all__ = [
 ]
 
 Engine = Literal["sql", "polars"]
+_SINGULAR = 1e12
+"""Condition number from which a correlation matrix of estimates tells no rank from rounding."""
 
 
 def warn_of(fit: LogitFit) -> None:
@@ -106,8 +108,8 @@ def fit_logit(
         weights: column of frequency weights, whole numbers.
         offset: column added to the log-odds with coefficient 1.
         engine: 'sql', one statement; or 'polars', in a stream and the least memory.
-        file: for polars, the file the relation is a view of; it is read in place rather than
-            copied to a temporary Parquet file first.
+        file: for polars, the file the relation is a view of; Parquet is read in place rather than
+            copied to a temporary file first.
         profile: whether profile-likelihood intervals are worked out too (a second statement).
         confidence: level of the intervals.
 
@@ -216,7 +218,8 @@ def nested_logit(
         StatisticsError: as `fit_logit`; or nothing is added.
 
     Warns:
-        StatisticsWarning: separation, or no convergence, of either model.
+        StatisticsWarning: separation, or no convergence, of either model; too few clusters for
+            their Wald test.
     """
     _check(confidence, engine)
     if not add:
@@ -290,12 +293,21 @@ def _tail(connection: duckdb.DuckDBPyConnection, chi2: float, df: int) -> tuple[
 
 
 def _wald(connection: duckdb.DuckDBPyConnection, fit: LogitFit, added: int) -> WaldTest | None:
-    """Cluster-robust test of a fit's last terms."""
+    """Cluster-robust test of a fit's last terms; None where their covariance is singular."""
     if fit.cluster_covariance is None:
         return None
     values = np.array([term.estimate for term in fit.terms[-added:]])
     covariance = fit.cluster_covariance[-added:, -added:]
     scale = np.sqrt(np.diag(covariance))
-    scaled = values / scale
-    chi2 = float(scaled @ np.linalg.solve(covariance / np.outer(scale, scale), scaled))
+    scaled, correlation = values / scale, covariance / np.outer(scale, scale)
+    # The scores of G clusters add up to 0, so that they have G - 1 dimensions at most.
+    if not np.isfinite(correlation).all() or np.linalg.cond(correlation) > _SINGULAR:
+        warnings.warn(
+            f"no clustered Wald test: {fit.n_clusters} clusters do not give {added} added terms a "
+            "covariance of full rank",
+            StatisticsWarning,
+            stacklevel=3,
+        )
+        return None
+    chi2 = float(scaled @ np.linalg.solve(correlation, scaled))
     return WaldTest(chi2, added, *_tail(connection, chi2, added))

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from stats.design import Design
 from stats.logit_newton_sql import MAX_ITERATIONS, STALLED, TOLERANCE
+from stats.logit_rows_sql import SPREADS
 
 _Vector = NDArray[np.float64]
 _KEPT = 10_000_000
@@ -56,7 +57,7 @@ def _moments(scan: pl.LazyFrame, used: pl.LazyFrame, p: int, given: frozenset[st
 
     facts = _collect(
         scan.select(
-            pl.len().alias("rows_given"),
+            ((w != 0).fill_null(value=True).sum() if weighted else pl.len()).alias("rows_given"),
             (y.is_finite() & (y != 0) & (y != 1)).sum().alias("rows_not_binary"),
             ((w < 0).sum() if weighted else pl.lit(0)).alias("rows_negative_weight"),
         )
@@ -100,6 +101,9 @@ def _moments(scan: pl.LazyFrame, used: pl.LazyFrame, p: int, given: frozenset[st
     c = np.zeros((p, p))
     for i, j in pairs:
         c[i, j] = c[j, i] = products[f"c{i} {j}"]
+    for k, spread in enumerate(np.diag(c), 1):
+        if not SPREADS[0] <= spread <= SPREADS[1]:
+            return _Frame(facts, f"extreme {k}", empty, empty, empty, empty)
     scale = np.sqrt(np.diag(c) / n)
     correlation = c / n / np.outer(scale, scale) if p else c
     whitening = _whiten(correlation)

@@ -8,6 +8,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations_with_replacement
 
+SPREADS = (1e-280, 1e290)
+"""Sums of squares about the mean beyond these would leave the range of a double further on."""
+
 
 @dataclass(frozen=True)
 class Problem:
@@ -145,9 +148,16 @@ def _moment_steps(problem: Problem) -> Iterator[tuple[str, str]]:
     means = [f"sum({_times_weight(problem, f'x{k}')}) / {total} AS m{k}" for k in numbers(1, p)]
     same = [f"min(x{k}) = max(x{k})" for k in numbers(1, p)]
     negative = "0" if problem.weights is None else "count(*) FILTER (w < 0)"
+    # A row of weight 0 stands for none: nothing of it is missing.
+    given = "count(*)" if problem.weights is None else "count(*) FILTER (w IS DISTINCT FROM 0)"
+    least, most = SPREADS
+    extreme = "".join(
+        f"        WHEN NOT c{k}_{k} BETWEEN {least} AND {most} THEN 'extreme {k}'\n"
+        for k in numbers(1, p)
+    )
     yield (
         "counts AS MATERIALIZED",
-        f"SELECT {model}count(*) AS rows_given, {negative} AS rows_negative_weight,\n"
+        f"SELECT {model}{given} AS rows_given, {negative} AS rows_negative_weight,\n"
         "    count(*) FILTER (isfinite(y) AND y NOT IN (0, 1)) AS rows_not_binary\n"
         f"FROM given_rows{group}",
     )
@@ -203,6 +213,7 @@ def _moment_steps(problem: Problem) -> Iterator[tuple[str, str]]:
         "        WHEN n_events = 0 OR n_events = n THEN 'one_class'\n"
         f"        WHEN n <= {p + 1} THEN 'too_few_rows'\n"
         "        WHEN list_contains(is_constant, true) THEN 'constant'\n"
+        f"{extreme}"
         "    END AS first_problem\n"
         f"FROM {joins}",
     )

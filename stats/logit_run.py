@@ -7,7 +7,7 @@ import duckdb
 import numpy as np
 from numpy.typing import NDArray
 
-from stats.design import Design
+from stats.design import Design, given_column
 from stats.identifiers import quote_identifier
 from stats.logit_results import LogitFit, TermEstimate
 from stats.logit_rows_sql import Problem
@@ -42,7 +42,7 @@ def problem_of(design: Design) -> Problem:
     roles = design.roles
 
     def number(name: str | None) -> str | None:
-        return None if name is None else f"CAST({quote_identifier(name)} AS DOUBLE)"
+        return None if name is None else f"CAST({given_column(name)} AS DOUBLE)"
 
     numeric_factors = [name for name, is_text in design.factors.items() if not is_text]
     values = design.rows * (len(design.columns) + 1)
@@ -53,8 +53,8 @@ def problem_of(design: Design) -> Problem:
         conditions=tuple(f"isfinite({number(name)})" for name in numeric_factors),
         weights=number(roles.weights),
         offset=number(roles.offset),
-        cluster=None if roles.cluster is None else quote_identifier(roles.cluster),
-        by=tuple(quote_identifier(name) for name in roles.by),
+        cluster=None if roles.cluster is None else given_column(roles.cluster),
+        by=tuple(given_column(name) for name in roles.by),
         keep_rows=values <= _ROWS_KEPT,
         keep_design=values <= _DESIGN_KEPT,
     )
@@ -84,6 +84,12 @@ def problem_text(code: str, names: Sequence[str], outcome: str, row: Mapping[str
         what = f"{', '.join(listed)} has one value on all {used}; leave it out"
     elif code == "collinear":
         what = f"{_collinear(names, row['whitening'], row['n'])} on {used}; leave one of them out"
+    elif code.startswith("extreme"):
+        name = names[int(code.split()[1]) - 1]
+        what = (
+            f"the values of {name} are too large or too close together for their squares to be "
+            "double precision numbers; give it another unit"
+        )
     elif code == "outcome":
         what = (
             f"the outcome {outcome} is neither 0 nor 1 in {int(row['rows_not_binary'])} rows; "
@@ -126,6 +132,11 @@ def fit_of_rows(
     problem = first["problem"]
     outcome = design.roles.outcome
     told = None if problem is None else problem_text(problem, names, outcome, first)
+    if told is None and first.get("n_clusters") == 1:
+        told = (
+            f"all {int(first['rows_used'])} rows are of one {design.roles.cluster}; robust "
+            "standard errors need at least two"
+        )
     nan = float("nan")
     p = first["df"] or 0
     covariance = _matrix(first["covariance"])

@@ -60,9 +60,8 @@ def model_key(by: Sequence[str]) -> str:
 
 def _usable(scores: Scores) -> str:
     """SQL that is true in the rows with an outcome and finite scores."""
-    names = (quote_identifier(name) for name in scores.score_columns())
-    finite = " AND ".join(f"coalesce(isfinite({name}::DOUBLE), false)" for name in names)
-    return f"{quote_identifier(scores.outcome)} IS NOT NULL AND {finite}"
+    names = (quote_identifier(name) for name in (scores.outcome, *scores.score_columns()))
+    return " AND ".join(f"coalesce(isfinite({name}::DOUBLE), false)" for name in names)
 
 
 def statement(scores: Scores, macro: str, **arguments: str | float) -> str:
@@ -137,7 +136,7 @@ def check_scores(
     rows = connection.sql(
         f"""SELECT {keys}
             count_if(NOT ({usable})) AS n_dropped,
-            count_if(coalesce({outcome}::DOUBLE NOT IN (0, 1), false)) AS n_wrong,
+            count_if(isfinite({outcome}::DOUBLE) AND {outcome}::DOUBLE NOT IN (0, 1)) AS n_wrong,
             count_if({usable} AND {outcome}::DOUBLE = 1) AS n_positive,
             count_if({usable} AND {outcome}::DOUBLE = 0) AS n_negative,
             count_if({usable} AND {subject}) AS n_without_subject,
@@ -178,7 +177,7 @@ def _problem(
         (
             missing == "refuse" and row["n_dropped"],
             f"{row['n_dropped']} rows have no outcome or no finite score; complete them, or drop"
-            " them with missing='drop'",
+            " them with missing='drop' (--drop-missing)",
         ),
         (
             row["n_without_subject"],

@@ -1,6 +1,6 @@
-"""A design's columns as a polars stream, from a file in place or from a relation's copy."""
+"""A design's columns as a polars stream, from Parquet in place or from a relation's copy."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -10,21 +10,11 @@ import polars as pl
 
 from stats.design import Design
 from stats.identifiers import quote_identifier, quote_literal
-from stats.source import MISSING, describe
+from stats.source import describe
 
 
-def scan_file(path: Path, types: Mapping[str, str]) -> pl.LazyFrame:
-    """A CSV or Parquet file, its texts and numbers as DuckDB takes them."""
-    if {suffix.lower() for suffix in path.suffixes} & {".parquet", ".pq"} or path.is_dir():
-        return pl.scan_parquet(path)
-    kinds = {
-        name: pl.String if kind == "VARCHAR" else pl.Boolean if kind == "BOOLEAN" else pl.Float64
-        for name, kind in types.items()
-    }
-    tab = ".tsv" in {suffix.lower() for suffix in path.suffixes}
-    return pl.scan_csv(
-        path, separator="\t" if tab else ",", schema_overrides=kinds, null_values=list(MISSING)
-    )
+def _is_parquet(path: Path) -> bool:
+    return path.is_dir() or bool({suffix.lower() for suffix in path.suffixes} & {".parquet", ".pq"})
 
 
 @contextmanager
@@ -36,12 +26,13 @@ def scan_relation(
     Args:
         connection: of the relation.
         design: on it.
-        file: what the relation is a view of, read in place; where None, the columns are copied to
-            a temporary Parquet file.
+        file: what the relation is a view of. Parquet is read in place; else, or where None, the
+            columns are copied to a temporary Parquet file, as DuckDB and polars differ in what they
+            make of a CSV (separators, booleans, blanks, ends of lines).
     """
     types = describe(connection, design.relation)
-    if file is not None:
-        yield _named(scan_file(file, types), design)
+    if file is not None and _is_parquet(file):
+        yield _named(pl.scan_parquet(file), design)
         return
     roles = design.roles
     used = [roles.outcome, roles.weights, roles.offset, roles.cluster]

@@ -12,10 +12,9 @@ import sql
 from stats.errors import StatisticsError
 from stats.identifiers import quote_identifier, quote_literal
 
-MISSING = ("", "NA", "N/A", "NULL", "null", ".")
-"""Texts of a CSV file that stand for a missing value, besides NaN."""
-RELATION = "source"
-"""Name of the view over a file."""
+MISSING = ("", "NA", "N/A", "n/a", "#N/A", "<NA>", "NULL", "null", "NaN", "nan", ".")
+"""Texts of a CSV file that stand for a missing value."""
+_SEPARATORS = (",", ";", "\t", "|")
 
 
 @dataclass(frozen=True)
@@ -24,7 +23,7 @@ class Source:
 
     Attributes:
         connection: its own, in memory, with the macros.
-        relation: name of the view.
+        relation: name of the view: the file's, so that messages and statements show it.
         path: the file, folder or pattern.
     """
 
@@ -54,20 +53,27 @@ def open_source(path: Path) -> Source:
     """Open a CSV (.csv, .tsv, .txt, also compressed) or a Parquet file, folder or pattern.
 
     A CSV's types are taken from all of its rows, so that one odd text makes a column text rather
-    than an error later on.
+    than an error later on. No line is a comment: DuckDB would take `#N/A` for the start of one and
+    drop the row.
 
     Raises:
-        StatisticsError: there is no such file, or it is neither kind, or cannot be read.
+        StatisticsError: there is no such file, or it is neither kind, or cannot be read, or has no
+            header, or its rows differ in their number of cells.
     """
+    relation = path.name
     if path.is_dir():
-        path = path / "**" / "*.parquet"
+        # A file's name has a suffix; this one has to differ from the statements' names as well.
+        relation, path = f"{path.name}/", path / "**" / "*.parquet"
     suffixes = {suffix.lower() for suffix in path.suffixes}
     quoted = quote_literal(str(path))
     if suffixes & {".parquet", ".pq"}:
         origin = f"read_parquet({quoted})"
     elif suffixes & {".csv", ".tsv", ".txt"}:
         missing = ", ".join(quote_literal(text) for text in MISSING)
-        origin = f"read_csv({quoted}, header = true, sample_size = -1, nullstr = [{missing}])"
+        origin = (
+            f"read_csv({quoted}, header = true, sample_size = -1, comment = '', "
+            f"nullstr = [{missing}])"
+        )
     else:
         raise StatisticsError(f"{path} is neither CSV nor Parquet by its name")
     connection = duckdb.connect(
@@ -79,11 +85,48 @@ def open_source(path: Path) -> Source:
     )
     load_macros(connection)
     try:
-        connection.execute(f"CREATE VIEW {RELATION} AS FROM {origin}")
+        connection.execute(f"CREATE VIEW {quote_identifier(relation)} AS FROM {origin}")
+        _require_cells(connection, relation)
     except duckdb.Error as error:
         connection.close()
-        raise StatisticsError(f"cannot read {path}: {error}") from error
-    return Source(connection, RELATION, path)
+        # After the first paragraph DuckDB lists the reader's settings.
+        told = str(error).split("\n\n", maxsplit=1)[0]
+        raise StatisticsError(f"cannot read {path}: {told}") from error
+    except StatisticsError:
+        connection.close()
+        raise
+    return Source(connection, relation, path)
+
+
+def _require_cells(connection: duckdb.DuckDBPyConnection, relation: str) -> None:
+    """Refuse a CSV that DuckDB could read as nothing but whole lines.
+
+    Raises:
+        StatisticsError: it is empty, or a row has another number of cells than the header; the
+            message names the row.
+    """
+    names = list(describe(connection, relation))
+    if len(names) > 1:
+        return
+    table = quote_identifier(relation)
+    if names == ["column0"] and not connection.execute(f"SELECT 1 FROM {table} LIMIT 1").fetchall():  # noqa: S608 - quoted
+        raise StatisticsError(f"{relation} is empty: it has no header")
+    for separator in _SEPARATORS:
+        cells = names[0].count(separator) + 1
+        if cells == 1:
+            continue
+        counted = f"len(string_split({quote_identifier(names[0])}::VARCHAR, $1)) AS cells"
+        odd = connection.execute(
+            f"SELECT number + 1, cells FROM (SELECT row_number() OVER () AS number, {counted} "  # noqa: S608 - quoted
+            f"FROM {table}) WHERE cells <> $2 ORDER BY number LIMIT 1",
+            [separator, cells],
+        ).fetchone()
+        where = (
+            f"row {odd[0]} has {odd[1]} cells and the header {cells}"
+            if odd
+            else "its cells cannot be told apart"
+        )
+        raise StatisticsError(f"{relation} is no table: {where}; make its rows alike")
 
 
 def describe(connection: duckdb.DuckDBPyConnection, relation: str) -> dict[str, str]:
@@ -120,6 +163,6 @@ def require_columns(columns: dict[str, str], wanted: Sequence[str], relation: st
             f"for {name} did you mean {' or '.join(near)}?" for name, near in close.items()
         )
         raise StatisticsError(
-            f"{relation} has no column {', '.join(missing)}{'; ' * bool(hints)}{hints} "
+            f"{relation} has no column {', '.join(missing)}{'; ' * bool(hints)}{hints or '.'} "
             f"It has {', '.join(columns)}."
         )

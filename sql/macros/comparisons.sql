@@ -21,7 +21,7 @@ CREATE OR REPLACE MACRO adjusted_p_values(relation) AS TABLE
         SELECT
             *,
             CASE
-                WHEN p IS NULL OR isnan(p::DOUBLE) THEN NULL
+                WHEN p IS NULL OR NOT isfinite(p::DOUBLE) THEN NULL
                 WHEN p < 0 OR p > 1 THEN error('a p-value is ' || p::VARCHAR)
                 ELSE p::DOUBLE
             END AS adjusting_p
@@ -111,7 +111,7 @@ CREATE OR REPLACE MACRO one_way_anova(relation) AS TABLE
             avg(value::DOUBLE) AS mean,
             var_pop(value::DOUBLE) * n AS squares
         FROM query_table(relation)
-        WHERE level IS NOT NULL AND NOT isnan(value::DOUBLE)
+        WHERE level IS NOT NULL AND (isfinite(value::DOUBLE) OR isinf(value::DOUBLE))
         GROUP BY family, level
     ),
     centred AS (

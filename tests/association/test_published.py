@@ -211,6 +211,19 @@ def test_tables_of_other_bones_and_names_land(tmp_path: Path) -> None:
     assert ingest_published(lake, settings, [tmp_path]).unchanged == 2
 
 
+def test_columns_may_stand_in_any_order(tmp_path: Path) -> None:
+    plain, other = tmp_path / "tibia.csv", tmp_path / "patella.csv"
+    plain.write_text(HEADER + ROWS)
+    rows = [line.split(",")[::-1] for line in (HEADER + ROWS).splitlines()]
+    other.write_text("\n".join(",".join(row) for row in rows) + "\n")
+    stated, turned = read_published_table(plain), read_published_table(other)
+    same = ["age_years", "bmi", "sex_code", "dl_guided_mm", "chronic_pain"]
+    assert turned.select(same).equals(stated.select(same))
+    # Compartments are named in the order of the file.
+    assert turned["compartment_1_mm"].equals(stated["compartment_2_mm"], check_names=False)
+    assert (turned["compartment_1"][0], stated["compartment_2"][0]) == ("MF", "MF")
+
+
 def test_a_later_table_of_a_bone_replaces_the_one_before(tmp_path: Path) -> None:
     lake = Lake(tmp_path / "lake")
     settings = Settings(lake.root)

@@ -7,6 +7,7 @@ import duckdb
 import numpy as np
 import polars as pl
 import pytest
+from scipy.stats import ttest_ind
 
 from dagster_project.cli import main
 from dagster_project.logit_cli import split_terms
@@ -229,3 +230,48 @@ def test_spm_refuses_bad_input(
 ) -> None:
     assert main(["spm", str(maps[0]), "--cases", str(maps[1]), *arguments]) == 2
     assert said in capsys.readouterr().err
+
+
+def test_what_statistics_warn_of_is_printed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "cases.csv"
+    lines = [f"{k},{int(k > 30)},{'ab'[k % 2]}" for k in range(60)]
+    file.write_text("\n".join(["age,pain,sex", *lines]))
+    for _ in range(2):
+        assert main(["logit", str(file), "--outcome", "pain", "--base", "age", "--json"]) == 0
+        printed = capsys.readouterr()
+        assert json.loads(printed.out)["models"]["base"]["separated"] is True
+        assert "kneelake logit: warning: complete separation of pain" in printed.err
+    assert main(["logit", str(file), "--outcome", "Pain", "--base", "age"]) == 2
+    assert "cases.csv has no column Pain" in capsys.readouterr().err
+
+
+def test_maps_with_nan_in_parquet_and_the_same_bytes_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # polars leaves NaN out of Parquet's statistics, from which DuckDB takes isnan() to be false.
+    random = np.random.default_rng(2)
+    values = random.normal(size=(60, 40))
+    values[3, 5] = np.nan
+    pl.DataFrame({"case": np.arange(60), "g": np.arange(60) % 2}).write_csv(tmp_path / "cases.csv")
+    pl.DataFrame(
+        {
+            "case": np.repeat(np.arange(60), 40),
+            "vertex": np.tile(np.arange(40), 60),
+            "value": values.ravel(),
+        }
+    ).write_parquet(tmp_path / "maps.parquet")
+    outs = [tmp_path / "a.parquet", tmp_path / "b.parquet"]
+    for out in outs:
+        asked = ["--cases", str(tmp_path / "cases.csv"), "--group", "g", "--covariates", ""]
+        assert main(["spm", str(tmp_path / "maps.parquet"), *asked, "--out", str(out)]) == 0
+    capsys.readouterr()
+    assert outs[0].read_bytes() == outs[1].read_bytes()
+    points = pl.read_parquet(outs[0]).sort("vertex")
+    used = points.select("n_group0", "n_group1").sum_horizontal().to_list()
+    assert used == [59 if vertex == 5 else 60 for vertex in range(40)]
+    kept = np.arange(60) != 3
+    group = np.arange(60)[kept] % 2
+    t = ttest_ind(values[kept][group == 1, 5], values[kept][group == 0, 5]).statistic
+    assert points["t"][5] == pytest.approx(t, rel=1e-12)

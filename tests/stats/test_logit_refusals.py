@@ -260,3 +260,49 @@ def test_other_arguments(connection, cases):
         fit_logit(connection, "cases", "sex", ["age"])
     with pytest.raises(StatisticsError, match="at least one"):
         bootstrap_logit(connection, "cases", "y", ["age"], n_replicates=0)
+
+
+@ENGINES
+@pytest.mark.parametrize("scale", [1e200, 1e-200, 1e308])
+def test_a_scale_beyond_doubles_is_refused_by_name(connection, cases, scale, engine):
+    put(connection, y=cases["y"], bmi=cases["bmi"], age=(cases["age"] - 60) / 30 * scale)
+    with pytest.raises(StatisticsError, match="the values of age are too large or too close"):
+        fit_logit(connection, "cases", "y", ["bmi", "age"], engine=engine)
+
+
+@ENGINES
+def test_a_row_of_weight_0_is_not_a_missing_one(connection, cases, engine):
+    weights = np.arange(200) % 3
+    ages = [None, *cases["age"][1:]]
+    put(connection, y=cases["y"], age=ages, w=weights)
+    fit = fit_logit(connection, "cases", "y", ["age"], weights="w", engine=engine)
+    assert (fit.n, fit.n_dropped) == (weights.sum(), 0)
+    put(connection, y=cases["y"], age=ages, w=weights + 1)
+    fit = fit_logit(connection, "cases", "y", ["age"], weights="w", engine=engine)
+    assert (fit.n, fit.n_dropped) == (weights.sum() + 200 - 1, 1)
+
+
+@ENGINES
+def test_too_few_clusters_have_no_robust_numbers(connection, cases, engine):
+    put(connection, **cases, one=np.ones(200), two=np.arange(200) % 2)
+    with pytest.raises(StatisticsError, match="all 200 rows are of one one"):
+        fit_logit(connection, "cases", "y", ["age"], cluster="one", engine=engine)
+    # Two clusters' scores are one vector and its negative; the inverse of that was rounding.
+    with pytest.warns(StatisticsWarning, match="2 clusters do not give 2 added terms"):
+        nested = nested_logit(
+            connection, "cases", "y", ["sex"], ["age", "bmi"], cluster="two", engine=engine
+        )
+    assert nested.wald is None
+
+
+@pytest.mark.parametrize("terms", [(["grade"], ["C(grade)"]), (["C(grade)"], ["grade:age", "age"])])
+def test_a_number_is_not_a_factor_as_well(connection, cases, terms):
+    put(connection, **cases, grade=np.arange(200) % 4)
+    with pytest.raises(StatisticsError, match="grade is in the model as a number and as"):
+        nested_logit(connection, "cases", "y", *terms)
+
+
+def test_a_reference_counts_wherever_it_is_written(connection, cases):
+    put(connection, **cases)
+    fit = fit_logit(connection, "cases", "y", ["sex", "C(sex, 'M')"])
+    assert [term.term for term in fit.terms] == ["Intercept", "sex[F vs M]"]
