@@ -151,8 +151,8 @@ _MODELS = _result(
 
 _TERMS = _result(
     "regression_terms",
-    "Coefficients of the logistic regressions: one row per model and term; NULL of separated classes, "
-    "which have none.",
+    "Coefficients of the logistic regressions: one row per model and term; NULL where classes are "
+    "separated and none is finite.",
     (
         *_MODEL_COLUMNS,
         text("term", "The term."),

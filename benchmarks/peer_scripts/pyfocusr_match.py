@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pyacvd
 import pyfocusr
-import pyvista as pv  # noqa: TID253 - runs in the peer's own environment
+import pyvista as pv
 
 folder = Path(sys.argv[1])
 

@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import pyvista as pv
-
 from scipy.spatial import procrustes
 
 from imaging.correspondence import (
