@@ -42,6 +42,9 @@ FROM aucs GROUP BY strategy ORDER BY strategy
 MEASURED = ("group:clinical", "group:imaging")
 """What has to be there before the other people's maps are drawn."""
 
+DRAWN_PER_VISIT = 120
+"""Knee-visits drawn at most: those of the pain models first, then some that only grade."""
+
 SUMMARY = """
 SELECT bone, compartment, biomarker, any_value(unit) AS unit,
        count(*) FILTER (WHERE timepoint = $first) AS knees_first,
@@ -137,7 +140,11 @@ def run_demo(
         run(MEASURED)
         drawn = sum(
             land_drawn_maps(
-                lake, DrawingPlan(seed), timepoint=timepoint, progress=progress
+                lake,
+                DrawingPlan(seed),
+                timepoint=timepoint,
+                limit=DRAWN_PER_VISIT,
+                progress=progress,
             ).n_knee_visit
             for timepoint in sorted(timepoints)
         )
