@@ -9,6 +9,7 @@ is replaced by the mean image of a group, so that what the network sees still lo
 """
 
 import copy
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -210,11 +211,15 @@ def _curve(
 
 
 def fresh_network(network: "nn.Module", seed: int) -> "nn.Module":
-    """The same architecture with newly drawn weights, in eval mode."""
+    """The same architecture with newly drawn weights, in eval mode.
+
+    Of a stream of its own: trainings count their seeds from 0 too, and a head drawn from the seed
+    it began training with is hardly another one.
+    """
     from torch import nn
 
     drawn = copy.deepcopy(network)
-    with seeded(seed):
+    with seeded(zlib.crc32(f"fresh weights {seed}".encode()) % 2**31):
         for module in drawn.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
