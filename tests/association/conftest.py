@@ -7,7 +7,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from planted import RADIOGRAPHIC, THICKNESS, Planted, planted_lake
+from planted_cohort import RADIOGRAPHIC, THICKNESS, Planted, planted_lake
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,7 @@ from pathlib import Path
 import duckdb
 import polars as pl
 import pytest
-from planted import Planted
+from planted_cohort import Planted
 
 from lake.store import Lake
 from lake.tables import TABLES

@@ -9,7 +9,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from planted import planted_data
+from planted_bank import planted_data
 
 from models.training import TrainingData
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from planted import CONFIG, planted_data
+from planted_bank import CONFIG, planted_data
 
 from models.training import train
 

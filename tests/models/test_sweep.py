@@ -3,7 +3,7 @@
 from collections import Counter
 
 import pytest
-from planted import CONFIG
+from planted_bank import CONFIG
 
 from models import training
 from models.initialization import Initialization

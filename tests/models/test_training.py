@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from planted import CONFIG, N_TRAINING
+from planted_bank import CONFIG, N_TRAINING
 
 from models import training
 from models.bank import ImageBank
