@@ -17,7 +17,8 @@ from assets.imaging import LAKE_WRITER
 from assets.metadata import figure, preview, quarantine_preview, registry_schema
 from assets.resources import LakeResource
 from assets.sql_assets import WHEN_DATA_CHANGE
-from lake.tables import TABLES, UNKNOWN_TIMEPOINT
+from lake.keys import UNKNOWN_TIMEPOINT
+from lake.tables import TABLES
 from pipeline.config import CODE_VERSION
 
 if TYPE_CHECKING:

@@ -16,7 +16,8 @@ import polars as pl
 from assets.imaging import LAKE_WRITER, TABLE_ASSETS
 from assets.metadata import preview, quarantine_preview, registry_schema
 from assets.resources import LakeResource
-from lake.tables import TABLES, UNKNOWN_TIMEPOINT
+from lake.keys import UNKNOWN_TIMEPOINT
+from lake.tables import TABLES
 from pipeline.clinical import ingest_clinical
 from pipeline.config import CODE_VERSION
 

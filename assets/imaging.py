@@ -31,8 +31,9 @@ from assets.partitions import TIMEPOINT_PARTITIONS
 from assets.resources import ClusterResource, LakeResource, ProgressResource
 from imaging.knee import MapParameters
 from imaging.relaxometry import FitOptions
+from lake.keys import BIOMARKER_UNITS
 from lake.store import Lake
-from lake.tables import BIOMARKER_UNITS, TABLES
+from lake.tables import TABLES
 from pipeline.config import CODE_VERSION
 
 GROUP = "imaging"
@@ -73,6 +74,14 @@ TABLE_ASSETS = {
     "scans_listed": "scans_listed",
     "outcomes": "outcomes",
     "published_cases": "published_cases",
+    "atlas_bones": "atlas",
+    "atlas_vertices": "atlas",
+    "atlas_triangles": "atlas",
+    "correspondences": "correspondences",
+    "atlas_maps": "atlas_maps",
+    "cam_cells": "cell_sums",
+    "cell_sums": "cell_sums",
+    "control_biomarkers": "control_networks",
 }
 """Which asset writes each table of the lake; tables of results are written by every analysis."""
 

@@ -11,7 +11,7 @@ hours of bookkeeping.
 import dagster as dg
 
 from imaging.labels import BONES
-from lake.tables import STRATEGIES, TIMEPOINTS
+from lake.keys import STRATEGIES, TIMEPOINTS
 
 TIMEPOINT_PARTITIONS = dg.StaticPartitionsDefinition(list(TIMEPOINTS))
 

@@ -393,8 +393,8 @@ def _materialize(parsed: argparse.Namespace) -> int:
 def _visits_at_hand(settings: "Settings") -> list[str]:
     """Visits that the inbox or the lake knows: the other partitions stay unmaterialised."""
     from lake.errors import LakeError
+    from lake.keys import TIMEPOINTS
     from lake.store import Lake
-    from lake.tables import TIMEPOINTS
     from pipeline.inbox import discover
 
     deliveries = discover(settings.inbox) if settings.inbox.is_dir() else []

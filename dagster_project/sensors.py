@@ -14,7 +14,7 @@ import dagster as dg
 
 from assets.resources import LakeResource
 from dagster_project.jobs import update_timepoint
-from lake.tables import TIMEPOINTS, UNKNOWN_TIMEPOINT
+from lake.keys import TIMEPOINTS, UNKNOWN_TIMEPOINT
 
 if TYPE_CHECKING:
     from pipeline.inbox import Delivery

@@ -26,18 +26,10 @@ from imaging.labels import Bone
 from lake import delta, files
 from lake.arrays import ArrayPart, write_array_part
 from lake.errors import LakeBusyError, LakeError, SchemaError
+from lake.keys import TIMEPOINTS, UNKNOWN_TIMEPOINT
 from lake.maps import MapPart, write_part
 from lake.rows import Rows, to_arrow
-from lake.tables import (
-    ALL_TIMEPOINTS,
-    LEDGER_STEPS,
-    SPANNING_STEPS,
-    STEPS,
-    TABLES,
-    TIMEPOINTS,
-    UNKNOWN_TIMEPOINT,
-    Table,
-)
+from lake.tables import ALL_TIMEPOINTS, LEDGER_STEPS, SPANNING_STEPS, STEPS, TABLES, Table
 
 STAGING = "staging"
 LOCK = "writer.lock"
@@ -390,10 +382,24 @@ def _require_grain(table: Table, rows: pa.Table) -> None:
 def _in_order(table: Table, rows: pa.Table) -> tuple[pa.Table, list[str]]:
     """Rows in an order that does not depend on which worker was done first, and as text."""
     kept = [column.name for column in table.columns if not column.varies]
-    frame = pl.DataFrame(rows.select(kept))
+    frame = pl.DataFrame(_digested(rows.select(kept)))
     lines = frame.select(pl.struct(pl.all()).struct.json_encode()).to_series().to_list()
     order = sorted(range(len(lines)), key=lines.__getitem__)
     return rows.take(order), [lines[index] for index in order]
+
+
+def _digested(rows: pa.Table) -> pa.Table:
+    """Lists of single-precision numbers, which hold thousands, as digests of their bytes."""
+    for index, field in enumerate(rows.schema):
+        if field.type == pa.list_(pa.float32()):
+            digests = [
+                hashlib.sha256(
+                    np.asarray(one.values.to_numpy(zero_copy_only=False), np.float32).tobytes()
+                ).hexdigest()
+                for one in rows.column(index)
+            ]
+            rows = rows.set_column(index, field.name, pa.array(digests, pa.string()))
+    return rows
 
 
 def _stamped(rows: pa.Table, batch_id: str) -> pa.Table:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from imaging.labels import BONES, Bone
 from lake.errors import LakeError
 from lake.files import fsync_tree
-from lake.tables import BIOMARKER_UNITS
+from lake.keys import BIOMARKER_UNITS
 
 if TYPE_CHECKING:
     import xarray as xr

@@ -15,6 +15,7 @@ DUCKDB_TYPES: Mapping[pa.DataType, str] = {
     pa.float64(): "DOUBLE",
     pa.bool_(): "BOOLEAN",
     pa.list_(pa.float64()): "DOUBLE[]",
+    pa.list_(pa.float32()): "FLOAT[]",
 }
 
 

@@ -9,7 +9,23 @@ from collections.abc import Mapping
 
 import pyarrow as pa
 
-from imaging.labels import BONES, COMPARTMENTS, Tissue
+from imaging.labels import COMPARTMENTS, Tissue
+from lake.association_tables import ATLAS_TABLES
+from lake.keys import (
+    BIOMARKER_RANGES,
+    BIOMARKER_UNITS,
+    CAM_TARGETS,
+    KNEE_VISIT_RULE,
+    PREDICTION_KEY,
+    SIDES,
+    STRATEGIES,
+    TASKS,
+    TIMEPOINTS,
+    UNKNOWN_TIMEPOINT,
+    knee_key,
+    prediction_key,
+)
+from lake.keys import BONE as _BONE
 from lake.registry import BATCH_ID, Check, Column, Table
 from lake.registry import count as _count
 from lake.registry import number as _number
@@ -18,13 +34,10 @@ from lake.registry import whole as _whole
 from lake.registry import yes_no as _yes_no
 from lake.statistics_tables import STATISTICS_TABLES
 
-TIMEPOINTS = tuple(f"V{visit:02d}" for visit in range(12))
-UNKNOWN_TIMEPOINT = "unknown"
-SIDES = ("RIGHT", "LEFT")
 SEQUENCES = ("DESS", "MSME")
 ALL_TIMEPOINTS = "all"
 """Timepoint of a batch whose rows are of any visit: a release of clinical tables, an analysis."""
-LEDGER_STEPS = ("network_labels", "segmentation", "maps", "images")
+LEDGER_STEPS = ("network_labels", "segmentation", "maps", "images", "correspondence")
 """Steps that work knee-visit by knee-visit: the ledger says what they tried."""
 LEARNING_STEPS = ("segmentation_networks", "ranges", "classifiers", "sweep", "predictions")
 """Steps that are pending model by model: their tables say themselves what has been done."""
@@ -36,9 +49,21 @@ SPANNING_STEPS = (
     "ranges",
     "classifiers",
     "sweep",
+    "atlas",
+    "controls",
 )
 """Steps whose rows are of any visit, or of none: their batches are of `ALL_TIMEPOINTS`."""
-STEPS = ("ingest", "clinical", "published", "statistics", *LEDGER_STEPS, *LEARNING_STEPS)
+ASSOCIATION_STEPS = ("atlas", "atlas_maps", "guided", "controls")
+"""Steps between Grad-CAM and statistics: their rows carry the fingerprint of what they are of."""
+STEPS = (
+    "ingest",
+    "clinical",
+    "published",
+    "statistics",
+    *LEDGER_STEPS,
+    *LEARNING_STEPS,
+    *ASSOCIATION_STEPS,
+)
 MISSING_REASONS: Mapping[str, str] = {
     "missing_form": "the source says the form or workbook is missing (SAS `.`)",
     "blank": "an empty cell",
@@ -71,63 +96,12 @@ MISSING_REASONS: Mapping[str, str] = {
 """Why a value is missing, as clinical tables say it; the letters are the OAI's SAS codes."""
 DIALECTS = ("contents", "nda", "ascii", "sas")
 """Forms of the OAI's tables, the one that keeps most last: of the same value the last counts."""
-TASKS = ("oa", "chronic_pain")
-"""What is classified; the models of `model_cases`."""
-STRATEGIES = ("thickness", "bone_shape", "t2", "bone_thickness", "thickness_t2", "all_biomarkers")
-"""The six merges of a bone's maps, as `models.strategies` defines them."""
-CAM_TARGETS = ("pain", "no_pain", "predicted", "contrastive")
-"""Targets of a Grad-CAM, as `models.gradcam` defines them; of osteoarthritis for its task."""
-BIOMARKER_UNITS: Mapping[str, str] = {
-    "bone_shape": "mm",
-    "cartilage_thickness": "mm",
-    "t2_superficial": "ms",
-    "t2_deep": "ms",
-    "t2_mean": "ms",
-}
-"""The five biomarkers, each also a spherical map, and their units."""
-BIOMARKER_RANGES: Mapping[str, tuple[float, float]] = {
-    "bone_shape": (0.0, 150.0),
-    "cartilage_thickness": (0.0, 15.0),
-    "t2_superficial": (0.0, 300.0),
-    "t2_deep": (0.0, 300.0),
-    "t2_mean": (0.0, 300.0),
-}
-"""Guard rails of a biomarker's mean, in its unit: outside them lies an error, not a patient."""
 
-
-def knee_visit_name(subject_id: int, side: str, timepoint: str) -> str:
-    """The key of one knee at one visit, `<subject_id>_<side>_<timepoint>`."""
-    return f"{subject_id}_{side}_{timepoint}"
-
-
-_KNEE_VISIT_RULE = Check(
-    "knee_visit_spelling",
-    "knee_visit",
-    "knee_visit IS NULL OR knee_visit = concat_ws('_', subject_id, side, timepoint)",
-    "expected <subject_id>_<side>_<timepoint> of the same row",
-)
-
-_BONE = _text("bone", "The bone.", BONES)
 _SCHEME = _text("scheme", "The tissue map that gives the label values a meaning.")
 NETWORK_SOURCES = ("ensemble", "monai_bundle", "nnunet")
 """Where a label can come from besides a delivery: our networks, a MONAI bundle, nnU-Net."""
 _SOURCE = _text("source", "Where the label comes from.", ("delivered", *NETWORK_SOURCES))
 _LABEL_FINGERPRINT = _text("label_fingerprint", "SHA-256 of the label file's content.")
-
-
-def _knee(nullable: bool = False, timepoints: tuple[str, ...] = TIMEPOINTS) -> tuple[Column, ...]:
-    return (
-        _text("knee_visit", "<subject_id>_<side>_<timepoint>.", nullable=nullable),
-        Column(
-            "subject_id",
-            pa.int64(),
-            "The participant's study number.",
-            nullable=nullable,
-            minimum=1,
-        ),
-        _text("side", "The knee's side.", SIDES, nullable=nullable),
-        _text("timepoint", "The visit.", timepoints),
-    )
 
 
 def _grid(what: str) -> tuple[Column, ...]:
@@ -153,7 +127,7 @@ def _biomarker_rules() -> tuple[Check, ...]:
         for biomarker, (low, high) in BIOMARKER_RANGES.items()
     )
     return (
-        _KNEE_VISIT_RULE,
+        KNEE_VISIT_RULE,
         *ranges,
         Check("mean_present", "mean", "n = 0 OR mean IS NOT NULL", "may be NULL only with n = 0"),
         Check(
@@ -321,21 +295,6 @@ OUTCOME_VALUES = (
 )
 
 
-def _prediction_key() -> tuple[Column, ...]:
-    """What a classifier's result on a knee-visit is of, and what it was computed from."""
-    return (
-        *_knee(),
-        _text("task", "What is predicted.", TASKS),
-        _BONE,
-        _text("strategy", "How the bone's maps are merged into three channels.", STRATEGIES),
-        _text("checkpoint_hash", "The network, as `classifiers` lists it."),
-        _text(
-            "input_fingerprint",
-            "SHA-256 of checkpoint, image, precision and code version.",
-        ),
-    )
-
-
 _MODEL = (
     _text("task", "What is predicted.", TASKS),
     _BONE,
@@ -368,15 +327,13 @@ _AUC_VARIATION = (
     "Coefficient of variation of the validation AUC over the epochs: how rough the training was."
 )
 
-_PREDICTION_KEY = ("task", "bone", "strategy", "knee_visit")
-
 
 _ALL = (
     Table(
         "scans",
         "Scans that landed: one row per knee-visit and sequence.",
         (
-            *_knee(),
+            *knee_key(),
             _text("sequence", "DESS (structure) or MSME (T2).", SEQUENCES),
             _text("series_fingerprint", "SHA-256 of the files' contents, in any order."),
             _count("n_files", "Files the series was read from.", 1),
@@ -404,18 +361,18 @@ _ALL = (
         key=("knee_visit", "sequence"),
         grain=("knee_visit", "sequence"),
         rules=(
-            _KNEE_VISIT_RULE,
+            KNEE_VISIT_RULE,
             Check("affine_size", "affine", "len(affine) = 16", "expected 16 numbers"),
         ),
     ),
     Table(
         "label_files",
         "Label volumes as they were delivered: one row per knee-visit.",
-        (*_knee(), _SCHEME, _SOURCE, _LABEL_FINGERPRINT, BATCH_ID),
+        (*knee_key(), _SCHEME, _SOURCE, _LABEL_FINGERPRINT, BATCH_ID),
         step="ingest",
         key=("knee_visit",),
         grain=("knee_visit",),
-        rules=(_KNEE_VISIT_RULE,),
+        rules=(KNEE_VISIT_RULE,),
     ),
     Table(
         "segmentation_networks",
@@ -443,7 +400,7 @@ _ALL = (
         "segmentation_cases",
         "The newest ensembles against drawn labels: one row per knee-visit and tissue.",
         (
-            *_knee(),
+            *knee_key(),
             _text("split", "Of the labelled scans, by person.", ("train", "validation", "test")),
             _text("tissue", "The tissue.", tuple(str(tissue) for tissue in Tissue)),
             _text("segmenter_hash", "The ensembles and how they were run."),
@@ -467,7 +424,7 @@ _ALL = (
         step="segmentation_networks",
         key=("tissue",),
         grain=("knee_visit", "tissue"),
-        rules=(_KNEE_VISIT_RULE,),
+        rules=(KNEE_VISIT_RULE,),
     ),
     Table(
         "segmentation_performance",
@@ -502,7 +459,7 @@ _ALL = (
         "network_labels",
         "Labels that a network gave: one row per knee-visit.",
         (
-            *_knee(),
+            *knee_key(),
             _SCHEME,
             _text("source", "What kind of network.", NETWORK_SOURCES),
             _LABEL_FINGERPRINT,
@@ -518,13 +475,13 @@ _ALL = (
         step="network_labels",
         key=("knee_visit",),
         grain=("knee_visit",),
-        rules=(_KNEE_VISIT_RULE,),
+        rules=(KNEE_VISIT_RULE,),
     ),
     Table(
         "segmentations",
         "Label volumes checked and put into the right-knee frame: one row per knee-visit.",
         (
-            *_knee(),
+            *knee_key(),
             _SCHEME,
             _SOURCE,
             _LABEL_FINGERPRINT,
@@ -536,13 +493,13 @@ _ALL = (
         step="segmentation",
         key=("knee_visit",),
         grain=("knee_visit",),
-        rules=(_KNEE_VISIT_RULE,),
+        rules=(KNEE_VISIT_RULE,),
     ),
     Table(
         "tissue_volumes",
         "Volume of each tissue of the label: one row per knee-visit and tissue.",
         (
-            *_knee(),
+            *knee_key(),
             _text("tissue", "The tissue.", tuple(str(tissue) for tissue in Tissue)),
             _number("volume_mm3", "Voxels times the volume of a voxel.", "mm3", 0.0, 2e6),
             BATCH_ID,
@@ -550,13 +507,13 @@ _ALL = (
         step="segmentation",
         key=("knee_visit",),
         grain=("knee_visit", "tissue"),
-        rules=(_KNEE_VISIT_RULE,),
+        rules=(KNEE_VISIT_RULE,),
     ),
     Table(
         "maps_index",
         "Where each knee's spherical maps lie: one row per knee-visit and bone.",
         (
-            *_knee(),
+            *knee_key(),
             _BONE,
             _text("part", "The Zarr part, relative to the lake's root."),
             Column("row", pa.int64(), "The knee's index in the part.", minimum=0),
@@ -599,14 +556,14 @@ _ALL = (
         step="maps",
         key=("knee_visit",),
         grain=("knee_visit", "bone"),
-        rules=(_KNEE_VISIT_RULE,),
+        rules=(KNEE_VISIT_RULE,),
         parts="maps",
     ),
     Table(
         "biomarkers",
         "Biomarkers, long: one row per knee-visit, bone, compartment, biomarker and method.",
         (
-            *_knee(),
+            *knee_key(),
             _BONE,
             _text("compartment", "The whole bone or one side of it.", COMPARTMENTS),
             _text("biomarker", "The biomarker; its unit follows.", tuple(BIOMARKER_UNITS)),
@@ -628,7 +585,7 @@ _ALL = (
         "A biomarker's mean on the surface and on its map: one row per knee-visit, bone, "
         "biomarker.",
         (
-            *_knee(),
+            *knee_key(),
             _BONE,
             _text("biomarker", "The biomarker; its unit follows.", tuple(BIOMARKER_UNITS)),
             _number("surface_mean", "Mean over the surface.", "mm or ms"),
@@ -645,13 +602,13 @@ _ALL = (
         step="maps",
         key=("knee_visit",),
         grain=("knee_visit", "bone", "biomarker"),
-        rules=(_KNEE_VISIT_RULE,),
+        rules=(KNEE_VISIT_RULE,),
     ),
     Table(
         "t2_quality",
         "How well the T2 fit and its registration went: one row per knee-visit and bone.",
         (
-            *_knee(),
+            *knee_key(),
             _BONE,
             _count("n_voxel", "Cartilage voxels fitted or refused."),
             _number("fraction_at_bound", "Share of voxels whose T2 met a bound.", "1", 0.0, 1.0),
@@ -678,7 +635,7 @@ _ALL = (
         step="maps",
         key=("knee_visit",),
         grain=("knee_visit", "bone"),
-        rules=(_KNEE_VISIT_RULE,),
+        rules=(KNEE_VISIT_RULE,),
     ),
     Table(
         "releases",
@@ -741,7 +698,7 @@ _ALL = (
         "radiographs",
         "Readings of knee radiographs: one row per knee, visit and reading project.",
         (
-            *_knee(),
+            *knee_key(),
             _whole(
                 "reading_project", "Reading project; 42 is stored as 37.", "", 1, nullable=False
             ),
@@ -752,13 +709,13 @@ _ALL = (
         step="clinical",
         key=("knee_visit", "reading_project"),
         grain=("knee_visit", "reading_project"),
-        rules=(_KNEE_VISIT_RULE, *_reason_rules(RADIOGRAPH_VALUES)),
+        rules=(KNEE_VISIT_RULE, *_reason_rules(RADIOGRAPH_VALUES)),
     ),
     Table(
         "scans_listed",
         "Scans a release says were made: one row per knee-visit and sequence.",
         (
-            *_knee(),
+            *knee_key(),
             _text("sequence", "DESS (structure) or MSME (T2).", SEQUENCES),
             *with_reasons(*SCAN_LISTED_VALUES),
             _RETRACTED,
@@ -767,7 +724,7 @@ _ALL = (
         step="clinical",
         key=("knee_visit", "sequence"),
         grain=("knee_visit", "sequence"),
-        rules=(_KNEE_VISIT_RULE, *_reason_rules(SCAN_LISTED_VALUES)),
+        rules=(KNEE_VISIT_RULE, *_reason_rules(SCAN_LISTED_VALUES)),
     ),
     Table(
         "outcomes",
@@ -784,7 +741,7 @@ _ALL = (
         "Knee-visits whose maps were drawn from the phantom's model, without images, and what was "
         "planted in them: one row per knee-visit and bone.",
         (
-            *_knee(),
+            *knee_key(),
             _BONE,
             Column("seed", pa.int64(), "Of the cohort.", minimum=0),
             _text("pain_label", "The label the planted change goes with.", nullable=True),
@@ -800,7 +757,7 @@ _ALL = (
         step="maps",
         key=("knee_visit",),
         grain=("knee_visit", "bone"),
-        rules=(_KNEE_VISIT_RULE,),
+        rules=(KNEE_VISIT_RULE,),
     ),
     Table(
         "map_ranges",
@@ -837,7 +794,7 @@ _ALL = (
         "image_index",
         "Where each knee's 8-bit image planes lie: one row per knee-visit and bone.",
         (
-            *_knee(),
+            *knee_key(),
             _BONE,
             _text("part", "The Zarr part, relative to the lake's root."),
             Column("row", pa.int64(), "The knee's index in the part.", minimum=0),
@@ -858,7 +815,7 @@ _ALL = (
         step="images",
         key=("knee_visit",),
         grain=("knee_visit", "bone"),
-        rules=(_KNEE_VISIT_RULE,),
+        rules=(KNEE_VISIT_RULE,),
         parts="images",
     ),
     Table(
@@ -958,7 +915,7 @@ _ALL = (
         "predictions",
         "What each classifier says: one row per task, bone, strategy and knee-visit.",
         (
-            *_prediction_key(),
+            *prediction_key(),
             _number("logit_no", "Logit of no pain (no osteoarthritis).", minimum=None),
             _number("logit_yes", "Logit of pain (osteoarthritis).", minimum=None),
             _number("probability", "Softmax probability of pain (osteoarthritis).", "1", 0, 1),
@@ -970,23 +927,23 @@ _ALL = (
             BATCH_ID,
         ),
         step="predictions",
-        key=_PREDICTION_KEY,
-        grain=_PREDICTION_KEY,
-        rules=(_KNEE_VISIT_RULE,),
+        key=PREDICTION_KEY,
+        grain=PREDICTION_KEY,
+        rules=(KNEE_VISIT_RULE,),
     ),
     Table(
         "cam_index",
         "Where each raw Grad-CAM lies: one row per task, bone, strategy and knee-visit.",
         (
-            *_prediction_key(),
+            *prediction_key(),
             _text("part", "The Zarr part, relative to the lake's root."),
             Column("row", pa.int64(), "The map's index in the part.", minimum=0),
             BATCH_ID,
         ),
         step="predictions",
-        key=_PREDICTION_KEY,
-        grain=_PREDICTION_KEY,
-        rules=(_KNEE_VISIT_RULE,),
+        key=PREDICTION_KEY,
+        grain=PREDICTION_KEY,
+        rules=(KNEE_VISIT_RULE,),
         parts="cams",
     ),
     Table(
@@ -994,7 +951,7 @@ _ALL = (
         "Numbers of each rectified Grad-CAM at the last block: one row per task, bone, strategy, "
         "knee-visit and target. Shares are NULL where the map is all zero.",
         (
-            *_prediction_key(),
+            *prediction_key(),
             _text("target", "The class whose evidence the map shows.", CAM_TARGETS),
             Column("all_zero", pa.bool_(), "No evidence for the target anywhere."),
             _number(
@@ -1025,15 +982,15 @@ _ALL = (
             BATCH_ID,
         ),
         step="predictions",
-        key=_PREDICTION_KEY,
-        grain=(*_PREDICTION_KEY, "target"),
-        rules=(_KNEE_VISIT_RULE,),
+        key=PREDICTION_KEY,
+        grain=(*PREDICTION_KEY, "target"),
+        rules=(KNEE_VISIT_RULE,),
     ),
     Table(
         "quarantine",
         "Inputs that were refused, each with its reason: one row per file.",
         (
-            *_knee(nullable=True, timepoints=(*TIMEPOINTS, UNKNOWN_TIMEPOINT)),
+            *knee_key(nullable=True, timepoints=(*TIMEPOINTS, UNKNOWN_TIMEPOINT)),
             _text("stage", "The step that refused it.", STEPS),
             _text("file", "The file, as short as still finds it."),
             _text("reason", "Reason code."),
@@ -1042,7 +999,7 @@ _ALL = (
             _text("input_fingerprint", "Fingerprint of the refused input.", nullable=True),
             BATCH_ID,
         ),
-        rules=(_KNEE_VISIT_RULE,),
+        rules=(KNEE_VISIT_RULE,),
     ),
     Table(
         "ledger",
@@ -1085,7 +1042,9 @@ _ALL = (
     ),
 )
 
-TABLES: Mapping[str, Table] = {table.name: table for table in (*_ALL, *STATISTICS_TABLES)}
+TABLES: Mapping[str, Table] = {
+    table.name: table for table in (*_ALL, *ATLAS_TABLES, *STATISTICS_TABLES)
+}
 """Every table by name. `batches` is the commit point."""
 
 

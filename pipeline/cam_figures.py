@@ -6,8 +6,8 @@ from numpy.typing import NDArray
 from imaging.labels import BONES
 from imaging.sphere import FRAMES
 from lake.errors import LakeError
+from lake.keys import STRATEGIES
 from lake.store import Lake
-from lake.tables import STRATEGIES
 from models.gradcam import Target
 from pipeline.cams import cam_maps
 from pipeline.figures import blank_figure, png_of

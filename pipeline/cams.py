@@ -11,8 +11,8 @@ from imaging.labels import BONES, Bone
 from imaging.sphere import FRAMES
 from lake.arrays import read_rows
 from lake.errors import LakeError
+from lake.keys import CAM_TARGETS, STRATEGIES, TASKS
 from lake.store import Lake
-from lake.tables import CAM_TARGETS, STRATEGIES, TASKS
 from models.cam_biomarkers import cell_centres
 from models.cam_views import rectified, relative_to, scaled, upsampled
 from models.gradcam import Target, target_of

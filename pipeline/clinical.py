@@ -20,8 +20,9 @@ from clinical.reading import read_release
 from clinical.release import Contribution, Identity, Release, identify
 from clinical.variables import ALL_VISITS
 from imaging.errors import BadInputError, Reason
+from lake.keys import UNKNOWN_TIMEPOINT
 from lake.store import Lake
-from lake.tables import ALL_TIMEPOINTS, DIALECTS, TABLES, UNKNOWN_TIMEPOINT
+from lake.tables import ALL_TIMEPOINTS, DIALECTS, TABLES
 from pipeline.config import CODE_VERSION, Settings, config_hash
 
 KEYS: Mapping[str, tuple[str, ...]] = {

@@ -9,7 +9,7 @@ import warnings
 import duckdb
 
 from imaging.labels import BONES
-from lake.tables import BIOMARKER_UNITS
+from lake.keys import BIOMARKER_UNITS
 from pipeline.regressions import (
     ROWS_INDEPENDENT,
     Question,

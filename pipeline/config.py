@@ -25,6 +25,11 @@ Step = Literal[
     "classifiers",
     "sweep",
     "predictions",
+    "atlas",
+    "correspondence",
+    "atlas_maps",
+    "guided",
+    "controls",
 ]
 
 CODE_VERSION: Mapping[Step, str] = {
@@ -41,6 +46,11 @@ CODE_VERSION: Mapping[Step, str] = {
     "classifiers": "1",
     "sweep": "1",
     "predictions": "1",
+    "atlas": "1",
+    "correspondence": "1",
+    "atlas_maps": "1",
+    "guided": "1",
+    "controls": "1",
 }
 """Version of each step's code. Raised by hand when its numbers change: all knees of that step are
 then pending again."""

@@ -18,9 +18,9 @@ import numpy as np
 
 from imaging.labels import BONES, COMPARTMENTS, Bone
 from imaging.sphere import FRAMES
+from lake.keys import BIOMARKER_UNITS
 from lake.maps import MapKnee, MapPart
 from lake.store import Lake
-from lake.tables import BIOMARKER_UNITS
 from phantom.map_cohort import DrawnKnee, DrawnMaps, PlantedEffect, draw_maps, own_amplitude
 from phantom.planted_pain import PainModel
 from phantom.reference_surface import reference_bone

@@ -29,7 +29,7 @@ from imaging.dicom_header import SeriesHeader
 from imaging.errors import BadInputError, Reason
 from imaging.label_files import LABEL_SUFFIXES, is_segmentation
 from imaging.volume import Side
-from lake.tables import UNKNOWN_TIMEPOINT
+from lake.keys import UNKNOWN_TIMEPOINT
 from pipeline.knee_visit import KneeVisit, of_header, of_path
 from pipeline.locator import NOTHING_DECLARED, Locator, Record
 

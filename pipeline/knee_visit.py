@@ -12,7 +12,7 @@ from typing import cast, get_args
 from imaging.dicom_header import MONTH_TIMEPOINT, SeriesHeader, Timepoint
 from imaging.errors import BadInputError, Reason
 from imaging.volume import Side
-from lake.tables import TIMEPOINTS, knee_visit_name
+from lake.keys import TIMEPOINTS, knee_visit_name
 
 PATH_DEPTH = 6
 """How many of the last parts of a path are looked at; the OAI's tree has five below its root."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import polars as pl
 
 from imaging.labels import BONES
-from lake.tables import STRATEGIES
+from lake.keys import STRATEGIES
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

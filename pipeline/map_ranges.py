@@ -20,8 +20,9 @@ from numpy.typing import NDArray
 from imaging.labels import BONES, Bone
 from lake.arrays import read_rows
 from lake.errors import LakeError
+from lake.keys import BIOMARKER_RANGES
 from lake.store import Lake
-from lake.tables import ALL_TIMEPOINTS, BIOMARKER_RANGES
+from lake.tables import ALL_TIMEPOINTS
 from models.normalization import MapRange
 from models.strategies import PLANES
 from pipeline.config import CODE_VERSION, Step

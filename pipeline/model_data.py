@@ -16,8 +16,8 @@ import numpy as np
 import polars as pl
 
 from imaging.labels import BONES, Bone
+from lake.keys import STRATEGIES
 from lake.store import Lake
-from lake.tables import STRATEGIES
 from models.checkpoint import require_hash
 from models.errors import CheckpointError, ModelError
 from models.initialization import Initialization, require_pretrained

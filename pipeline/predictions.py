@@ -20,8 +20,8 @@ from imaging.labels import Bone
 from imaging.sphere import FRAMES, surface_points
 from lake.arrays import ArrayPart, Variable, read_rows
 from lake.errors import LakeError
+from lake.keys import TIMEPOINTS
 from lake.store import Lake
-from lake.tables import TIMEPOINTS
 from models.cam_biomarkers import MapRegions, cam_numbers, cell_centres
 from models.checkpoint import load_checkpoint
 from models.gradcam import TARGETS, target_of

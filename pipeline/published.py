@@ -17,10 +17,11 @@ from clinical.delimited import ROW, first_line, read_delimited
 from imaging.archive import short_name
 from imaging.errors import BadInputError, Reason
 from imaging.labels import BONES
+from lake.keys import UNKNOWN_TIMEPOINT
 from lake.registry import Column
 from lake.statistics_tables import PUBLISHED_CASES
 from lake.store import Lake
-from lake.tables import ALL_TIMEPOINTS, UNKNOWN_TIMEPOINT
+from lake.tables import ALL_TIMEPOINTS
 from pipeline.clinical import clinical_files
 from pipeline.config import CODE_VERSION, Settings, config_hash
 

@@ -14,7 +14,8 @@ from assets.sql_sources import relations_read, tables_read
 from dagster_project.definitions import build_defs
 from imaging.knee import MapParameters
 from imaging.relaxometry import FitOptions
-from lake.tables import TABLES, TIMEPOINTS
+from lake.keys import TIMEPOINTS
+from lake.tables import TABLES
 
 IMAGING = {
     "scan_inventory": set(),

@@ -10,6 +10,7 @@ import xarray as xr
 from lake_samples import part
 
 from lake.errors import LakeError
+from lake.keys import BIOMARKER_UNITS
 from lake.maps import (
     KEEP_BITS,
     MapPart,
@@ -20,7 +21,6 @@ from lake.maps import (
     write_knee_zarr,
     write_part,
 )
-from lake.tables import BIOMARKER_UNITS
 
 
 def _files(folder: Path) -> dict[str, str]:

@@ -7,8 +7,8 @@ from lake_samples import biomarker, key, label, ledger
 import sql
 from imaging.dicom_header import MONTH_TIMEPOINT
 from imaging.labels import COMPARTMENTS
+from lake.keys import BIOMARKER_UNITS, TIMEPOINTS
 from lake.store import Lake
-from lake.tables import BIOMARKER_UNITS, TIMEPOINTS
 
 BONES = ("femur", "tibia", "patella")
 

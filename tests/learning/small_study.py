@@ -8,8 +8,8 @@ import polars as pl
 
 from assets.resources import LakeSnapshot
 from imaging.labels import BONES
+from lake.keys import STRATEGIES
 from lake.store import Lake
-from lake.tables import STRATEGIES
 from models.checkpoint import CheckpointMetadata, store_checkpoint
 from models.classifier import NetworkConfig, build_network, seeded
 from phantom.cohort import simulate_cohort

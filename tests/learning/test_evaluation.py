@@ -12,8 +12,8 @@ from small_study import classifier_row
 from assets.evaluation import model_evaluation
 from assets.resources import LakeResource
 from imaging.labels import BONES
+from lake.keys import STRATEGIES
 from lake.store import Lake
-from lake.tables import STRATEGIES
 from phantom.cohort import simulate_cohort
 from phantom.cohort_tables import cohort_tables
 from pipeline.evaluation import Evaluation, EvaluationOptions, evaluate

@@ -6,7 +6,7 @@ from small_study import VISITS, SmallStudy, add_classifier
 
 from imaging.labels import BONES
 from lake.errors import LakeError
-from lake.tables import CAM_TARGETS, STRATEGIES
+from lake.keys import CAM_TARGETS, STRATEGIES
 from models.checkpoint import load_checkpoint
 from models.gradcam import TARGETS, cam
 from pipeline.cams import cam_maps
