@@ -44,6 +44,34 @@ class AtlasPoints:
     quality: CorrespondenceQuality
 
 
+@dataclass(frozen=True, eq=False)
+class PreparedAtlas:
+    """An atlas with all that does not depend on the knee matched to it.
+
+    Attributes:
+        surface: of the reference knee's bone.
+        options: how knees are matched to it.
+    """
+
+    surface: Surface
+    options: CorrespondenceOptions
+
+
+def prepare_atlas(
+    surface: Surface, options: CorrespondenceOptions = DEFAULT_OPTIONS
+) -> PreparedAtlas:
+    """Work out once what every match to an atlas needs.
+
+    Args:
+        surface: of the reference knee's bone, `surface_of_map`.
+        options: how knees are matched to it.
+
+    Raises:
+        BadInputError: BAD_SURFACE, a surface without area.
+    """
+    return PreparedAtlas(surface, options)
+
+
 def surface_of_map(
     bone_shape_mm: NDArray[np.floating],
     frame: SphereFrame,
@@ -86,11 +114,11 @@ def surface_of_map(
 
 
 def match_to_atlas(
-    atlas: Surface,
+    atlas: PreparedAtlas | Surface,
     bone_shape_mm: NDArray[np.floating],
     bone: Bone,
     centroid_mm: NDArray[np.float64],
-    options: CorrespondenceOptions = DEFAULT_OPTIONS,
+    options: CorrespondenceOptions | None = None,
     *,
     name: str = "the knee",
 ) -> AtlasPoints:
@@ -98,12 +126,25 @@ def match_to_atlas(
 
     Both knees are right ones, or left ones mirrored, as maps are.
 
+    Args:
+        atlas: prepared, or its surface, which is then prepared for this knee alone.
+        bone_shape_mm: the knee's map, NaN where no ray hit, shape (224, 224).
+        bone: whose map.
+        centroid_mm: the map's centre in the knee's frame, shape (3,).
+        options: how the knee is matched; a prepared atlas has its own.
+        name: of the knee, for messages.
+
     Raises:
         BadInputError: BAD_SURFACE, the match failed; see `correspond`.
+        ValueError: options besides those the atlas was prepared with.
     """
+    if isinstance(atlas, Surface):
+        atlas = prepare_atlas(atlas, options or DEFAULT_OPTIONS)
+    elif options not in (None, atlas.options):
+        raise ValueError("a prepared atlas is matched with the options it was prepared with")
     frame = FRAMES[bone]
     knee = surface_of_map(bone_shape_mm, frame, centroid_mm, name=name)
-    found = correspond(atlas, knee, options, name=name)
+    found = correspond(atlas.surface, knee, atlas.options, name=name)
     away = found.points_mm - centroid_mm
     rho = read_map(bone_shape_mm, frame, away)
     lost = found.on_border | ~np.isfinite(rho)
