@@ -187,7 +187,12 @@ def compare_maps(
         # A connection made for a query has the macros of that query only.
         load_macros(connection)
         atlas = read_atlas(lake)
-        notes = (*comparison.notes, *_left_out_note(n_left_out), *NOTES)
+        notes = (
+            *comparison.notes,
+            *_options_note(comparison, options),
+            *_left_out_note(n_left_out),
+            *NOTES,
+        )
         try:
             family = spm_family(
                 connection,
@@ -215,6 +220,13 @@ def compare_maps(
 
 def _relation(comparison: Comparison) -> str:
     return "scaled_cam_maps" if comparison.target else "current_atlas_maps"
+
+
+def _options_note(comparison: Comparison, options: ComparisonOptions) -> tuple[str, ...]:
+    chosen = f"{options.n_permutations} rearrangements (seed {options.seed})."
+    if comparison.target is None:
+        return (chosen,)
+    return (f"min_models_correct = {options.min_models_correct}; {chosen}",)
 
 
 def _left_out_note(n_left_out: int) -> tuple[str, ...]:

@@ -46,6 +46,13 @@ scaled AS (
         AND cells.strategy = maps.strategy
         AND cells.knee_visit = maps.knee_visit
         AND cells.target = maps.target
+    -- Of the network and image in use, as the map itself is.
+    SEMI JOIN predictions AS made
+        ON made.task = cells.task
+        AND made.bone = cells.bone
+        AND made.strategy = cells.strategy
+        AND made.knee_visit = cells.knee_visit
+        AND made.input_fingerprint = cells.input_fingerprint
 )
 SELECT knee_visit, bone, biomarker, target, values
 FROM scaled
