@@ -40,7 +40,6 @@ _P_TICKS = (1e-4, 1e-3, 1e-2, 0.05)
 _N_COLOURS = 512
 _GREY = (0.80, 0.80, 0.80, 1.0)
 _ASPECT = 1.12
-_WIDTH_PX = 420
 _BAR_MM = 20.0
 _FONT = 6.0
 _HEADINGS = (f"{GROUP1} mean", f"{GROUP0} mean", "p-value")
@@ -71,7 +70,7 @@ def evidence_colours() -> "ListedColormap":
     share = np.clip((np.abs(at) - limit) / (full - limit), 0.0, 1.0)
     # From pale to strong on either side; the palest must still stand out from the grey.
     reds, blues = mpl.colormaps["YlOrRd"], mpl.colormaps["GnBu"]
-    colours = np.where((at > 0)[:, None], reds(0.30 + 0.62 * share), blues(0.42 + 0.58 * share))
+    colours = np.where((at > 0)[:, None], reds(0.30 + 0.50 * share), blues(0.42 + 0.46 * share))
     colours[np.abs(at) <= limit] = _GREY
     return ListedColormap(colours, name="evidence")
 
@@ -93,7 +92,11 @@ def mean_limits(one: GroupMap) -> tuple[float, float]:
 
 
 def figure_1(
-    meshes: Mapping[Bone, AtlasMesh], maps: Sequence[GroupMap], *, dpi: int = 300
+    meshes: Mapping[Bone, AtlasMesh],
+    maps: Sequence[GroupMap],
+    *,
+    dpi: int = 300,
+    picture_px: int = 420,
 ) -> bytes:
     """Two groups' mean maps and the p-values of their difference, bone by bone; PNG bytes.
 
@@ -105,6 +108,7 @@ def figure_1(
         meshes: the atlas; a bone it lacks has panels that say so.
         maps: of one analysis; a biomarker that lacks has panels that say so.
         dpi: pixels per inch at 183 mm width.
+        picture_px: width of a rendered bone; 420 is more than 300 dpi print.
 
     Raises:
         LakeError: maps of another atlas.
@@ -116,8 +120,7 @@ def figure_1(
     require_matching(meshes, maps)
     by_name = {(one.bone, one.biomarker): one for one in maps}
 
-    wide = _cell_width(2)
-    narrow = _cell_width(1)
+    wide, narrow = _cell_width(2), _cell_width(1)
     heights = [_TITLE + 3 * (width / _ASPECT + _GAP) for width in (wide, narrow)]
     height = _HEAD + sum(heights) + _FOOT
     from matplotlib.figure import Figure
@@ -126,10 +129,13 @@ def figure_1(
     title = ANALYSIS_TITLES.get(*analyses, *analyses) if analyses else "no maps"
     _text(figure, 0.02, height - 0.12, f"{title}: mean maps of two groups and their difference")
     top = height - _HEAD
-    _draw_block(figure, "a", "femur", meshes, by_name, (0.0, top), wide)
-    top -= heights[0]
-    _draw_block(figure, "b", "tibia", meshes, by_name, (0.0, top), narrow)
-    _draw_block(figure, "c", "patella", meshes, by_name, (_WIDTH / 2, top), narrow)
+    below = top - heights[0]
+    for letter, bone, corner, width in (
+        ("a", BONES[0], (0.0, top), wide),
+        ("b", BONES[1], (0.0, below), narrow),
+        ("c", BONES[2], (_WIDTH / 2, below), narrow),
+    ):
+        _draw_block(figure, letter, bone, meshes, by_name, corner, width, picture_px)
     _draw_foot(figure)
     return png_of(figure, dpi)
 
@@ -149,6 +155,7 @@ def _draw_block(
     maps: Mapping[tuple[Bone, str], GroupMap],
     corner: tuple[float, float],
     width: float,
+    picture_px: int,
 ) -> None:
     """A bone's three rows; `corner` is its upper left, inches."""
     left, top = corner
@@ -184,7 +191,8 @@ def _draw_block(
             axis.set_facecolor("0.95")
             axis.text(0.5, 0.5, reason, ha="center", va="center", fontsize=_FONT)
             continue
-        _draw_row(figure, meshes[bone], maps[bone, name], lefts, (below, width, height), row == 2)
+        place = (below, width, height)
+        _draw_row(figure, meshes[bone], maps[bone, name], lefts, place, picture_px, row == 2)
 
 
 def _why_empty(mesh: AtlasMesh | None, one: GroupMap | None, bone: Bone, name: str) -> str:
@@ -204,6 +212,7 @@ def _draw_row(
     one: GroupMap,
     lefts: Sequence[float],
     place: tuple[float, float, float],
+    picture_px: int,
     is_last: bool,
 ) -> None:
     below, width, height = place
@@ -216,7 +225,7 @@ def _draw_row(
         (one.mean_group0, colours, limits, None),
         (evidence, evidence_colours(), (-full, full), _family_wise(one)),
     ]
-    for left, (values, palette, ends, outline) in zip(lefts, columns, strict=True):
+    for column, (values, palette, ends, outline) in enumerate(columns):
         for number, view in enumerate(VIEWS[mesh.bone]):
             picture = bone_picture(
                 mesh,
@@ -225,15 +234,25 @@ def _draw_row(
                 palette,
                 ends,
                 outline=outline,
-                width=_WIDTH_PX,
+                width=picture_px,
                 aspect=_ASPECT,
             )
-            axis = _axes(figure, left + number * width, below, width, height)
-            _draw_picture(axis, picture, view, with_scale=is_last and outline is None)
-            if not np.isfinite(values).any():
-                axis.text(0.5, 0.5, "not tested", ha="center", fontsize=_FONT)
+            axis = _axes(figure, lefts[column] + number * width, below, width, height)
+            with_scale = is_last and column == number == 0
+            _draw_picture(axis, picture, view, with_scale=with_scale)
+            remark = "" if number else _remark(one, values, outline)
+            axis.text(4, 4, remark, fontsize=5, va="bottom", color="0.25")
     middle = lefts[1] + len(VIEWS[mesh.bone]) * width
     _draw_bar(figure, middle + 0.05, below + 0.1 * height, 0.8 * height, colours, limits, one.unit)
+
+
+def _remark(one: GroupMap, values: FloatArray, outline: FloatArray | None) -> str:
+    """What a picture cannot show."""
+    if not np.isfinite(values).any():
+        return "no vertex tested" if outline is not None else "no values"
+    if outline is not None and not np.isfinite(one.p_fwe_max_t).any():
+        return "no permutations"
+    return ""
 
 
 def _family_wise(one: GroupMap) -> FloatArray:
@@ -244,6 +263,7 @@ def _family_wise(one: GroupMap) -> FloatArray:
 
 def _draw_picture(axis: "Axes", picture: Picture, view: View, *, with_scale: bool) -> None:
     height, width, _ = picture.pixels.shape
+    unit = width / 420
     axis.imshow(picture.pixels, interpolation="antialiased", extent=(0, width, 0, height))
     left, right, lower, upper = view.marks
     places = (
@@ -253,13 +273,15 @@ def _draw_picture(axis: "Axes", picture: Picture, view: View, *, with_scale: boo
         (0.5, 1.0, upper, "center", "top"),
     )
     for x, y, text, horizontal, vertical in places:
-        axis.text(
-            x * width, y * height, text, ha=horizontal, va=vertical, fontsize=5, color="0.25"
-        )
+        axis.text(x * width, y * height, text, ha=horizontal, va=vertical, fontsize=5, color="0.25")
     if with_scale:
         length = _BAR_MM / picture.mm_per_pixel
-        axis.plot([3, 3 + length], [6, 6], color="black", lw=1.0, solid_capstyle="butt")
-        axis.text(3 + length / 2, 12, f"{_BAR_MM:g} mm", fontsize=4, ha="center", va="bottom")
+        axis.plot(
+            [3, 3 + length], [6 * unit, 6 * unit], color="black", lw=1.0, solid_capstyle="butt"
+        )
+        axis.text(
+            3 + length / 2, 12 * unit, f"{_BAR_MM:g} mm", fontsize=5, ha="center", va="bottom"
+        )
 
 
 def _draw_bar(
@@ -321,7 +343,9 @@ def _draw_foot(figure: "Figure") -> None:
     axis.set_facecolor("white")
     for spine in axis.spines.values():
         spine.set(visible=True, linewidth=1.2, color="black")
-    _text(figure, 1.58, 0.37, "inside: family-wise p < 0.05 over the map (permutation, largest |t|)")
+    _text(
+        figure, 1.58, 0.37, "inside: family-wise p < 0.05 over the map (permutation, largest |t|)"
+    )
     _text(
         figure,
         0.06,
@@ -341,9 +365,7 @@ def _draw_foot(figure: "Figure") -> None:
 def _axes(figure: "Figure", left: float, below: float, width: float, height: float) -> "Axes":
     """Axes without ticks at a place in inches from the figure's lower left."""
     size = figure.get_size_inches()
-    axis = figure.add_axes(
-        (left / size[0], below / size[1], width / size[0], height / size[1])
-    )
+    axis = figure.add_axes((left / size[0], below / size[1], width / size[0], height / size[1]))
     axis.set_xticks([])
     axis.set_yticks([])
     for spine in axis.spines.values():

@@ -7,20 +7,20 @@ towards medial, y towards posterior, z towards superior.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from imaging.labels import Bone
-from pipeline.atlas_view import AtlasMesh
 
 FloatArray = NDArray[np.float64]
 
 UNTESTED = "#f5efdc"
 """Ivory, for points without a value."""
 
-_MARGIN = 1.04
+_MARGIN = np.array([1.13, 1.2])
+"""Room around the bone, across and up, for the marks of direction."""
 _DIRECTIONS: Sequence[tuple[str, str, int]] = (
     ("M", "L", 0),
     ("P", "A", 1),
@@ -28,8 +28,26 @@ _DIRECTIONS: Sequence[tuple[str, str, int]] = (
 )
 """Letters of each axis's positive and negative end."""
 
+_LIFT_MM = 2.0
+
 _SHARE_OF_MARK = 0.5
 """A direction this far along an edge of the picture is named there."""
+
+
+class Triangulated(Protocol):
+    """A bone's surface: an atlas's, or one rebuilt from a map."""
+
+    @property
+    def bone(self) -> Bone:
+        """The bone."""
+
+    @property
+    def vertices_mm(self) -> FloatArray:
+        """Its points in the right-knee frame, shape (n, 3)."""
+
+    @property
+    def triangles(self) -> NDArray[np.int64]:
+        """Its triangles, counter-clockwise seen from outside, shape (m, 3)."""
 
 
 @dataclass(frozen=True)
@@ -85,29 +103,40 @@ class Picture:
     mm_per_pixel: float
 
 
-def picture_size(mesh: AtlasMesh, view: View, width: int, aspect: float) -> tuple[float, int]:
-    """Size of a pixel (mm) and height of a picture that holds the whole bone.
+def picture_size(mesh: Triangulated, width: int, aspect: float) -> tuple[float, int]:
+    """Size of a pixel (mm) and height of pictures that hold the whole bone from each of `VIEWS`.
 
     Args:
         mesh: the bone.
-        view: from where.
         width: of the picture, pixels.
         aspect: width over height.
     """
     height = round(width / aspect)
-    seen = mesh.vertices_mm @ view.axes[:2].T
-    extent = np.ptp(seen, axis=0)
-    return float(_MARGIN * max(extent[0] / width, extent[1] / height)), height
+    extents = [np.ptp(mesh.vertices_mm @ view.axes[:2].T, axis=0) for view in VIEWS[mesh.bone]]
+    largest = np.max(extents, axis=0)
+    return float((_MARGIN * largest / np.array([width, height])).max()), height
+
+
+def place_in_picture(
+    mesh: Triangulated, view: View, points_mm: FloatArray, width: int, aspect: float
+) -> FloatArray:
+    """Where points lie in a picture of `bone_picture`, pixels right and up, shape (k, 2)."""
+    mm_per_pixel, height = picture_size(mesh, width, aspect)
+    axes = view.axes[:2]
+    seen = mesh.vertices_mm @ axes.T
+    middle = (seen.min(axis=0) + seen.max(axis=0)) / 2
+    return (points_mm @ axes.T - middle) / mm_per_pixel + np.array([width / 2, height / 2])
 
 
 def bone_picture(
-    mesh: AtlasMesh,
+    mesh: Triangulated,
     view: View,
     values: FloatArray,
     colours: Any,
     limits: tuple[float, float],
     *,
     outline: FloatArray | None = None,
+    lines: Sequence[FloatArray] = (),
     width: int = 420,
     aspect: float = 1.15,
 ) -> Picture:
@@ -115,11 +144,12 @@ def bone_picture(
 
     Args:
         mesh: the bone.
-        view: from where.
+        view: from where, of `VIEWS`.
         values: one per vertex, shape (n,).
         colours: a matplotlib colour map, or the name of one.
         limits: values of its two ends; beyond them the end's colour is taken.
         outline: values whose contour at 0 is drawn in black, shape (n,), finite; None for none.
+        lines: points of lines drawn in black where the surface does not hide them, each (k, 3).
         width: of the picture, pixels.
         aspect: width over height.
     """
@@ -129,7 +159,7 @@ def bone_picture(
     vtkLogger.SetStderrVerbosity(vtkLogger.VERBOSITY_OFF)
     import pyvista as pv
 
-    mm_per_pixel, height = picture_size(mesh, view, width, aspect)
+    mm_per_pixel, height = picture_size(mesh, width, aspect)
     surface = _poly_data(pv, mesh)
     surface["value"] = values
     plotter: Any = pv.Plotter(off_screen=True, window_size=[width, height])
@@ -151,21 +181,24 @@ def bone_picture(
     if outline is not None and outline.min() < 0 < outline.max():
         surface["outline"] = outline
         line = surface.contour([0.0], scalars="outline")
-        # Towards the eye, so that the surface does not hide the line on it.
-        line.points = line.points + 0.6 * view.axes[2]
+        # Towards the eye, so that the surface does not hide the line on it; in parallel projection
+        # this moves nothing within the picture.
+        line.points = line.points + _LIFT_MM * view.axes[2]
         plotter.add_mesh(line, color="black", line_width=max(2.0, width / 140), lighting=False)
+    for points in lines:
+        plotter.add_mesh(pv.lines_from_points(points), color="black", line_width=1, lighting=False)
     _aim(plotter, mesh, view, mm_per_pixel * height)
     pixels = np.array(plotter.screenshot(return_img=True))
     plotter.close()
     return Picture(pixels, mm_per_pixel)
 
 
-def _poly_data(pv: Any, mesh: AtlasMesh) -> Any:
+def _poly_data(pv: Any, mesh: Triangulated) -> Any:
     corners = np.column_stack([np.full(len(mesh.triangles), 3), mesh.triangles])
     return pv.PolyData(mesh.vertices_mm, corners.ravel())
 
 
-def _aim(plotter: Any, mesh: AtlasMesh, view: View, height_mm: float) -> None:
+def _aim(plotter: Any, mesh: Triangulated, view: View, height_mm: float) -> None:
     axes = view.axes
     seen = mesh.vertices_mm @ axes.T
     middle = ((seen.min(axis=0) + seen.max(axis=0)) / 2) @ axes
