@@ -305,7 +305,7 @@ def _draw_bar(
     bar.locator = MaxNLocator(3)
     bar.update_ticks()
     bar.ax.tick_params(labelsize=5, length=2, pad=1, width=0.5)
-    bar.outline.set_linewidth(0.5)  # type: ignore[operator]
+    bar.outline.set_linewidth(0.5)
     bar.ax.set_title(unit.replace(" per ", "\nper "), fontsize=5, pad=2, loc="left")
 
 
@@ -324,7 +324,7 @@ def _draw_foot(figure: "Figure") -> None:
         labels=[*(f"{p:g}" for p in _P_TICKS), "1", *(f"{p:g}" for p in reversed(_P_TICKS))],
     )
     bar.ax.tick_params(labelsize=5.5, length=2, pad=1, width=0.5)
-    bar.outline.set_linewidth(0.5)  # type: ignore[operator]
+    bar.outline.set_linewidth(0.5)
     for sign in (-1, 1):
         bar.ax.axvline(-sign * np.log10(SIGNIFICANT), color="black", lw=0.8)
     _text(figure, 1.12, 0.705, f"{GROUP0} higher", ha="right")

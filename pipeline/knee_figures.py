@@ -102,7 +102,7 @@ def figure_4(planes: NDArray[np.uint8], bone: Bone, knee_visit: str, *, dpi: int
     figure.suptitle(
         f"{knee_visit}, {bone}: red, green and blue channel and their merge", fontsize=9
     )
-    cells = figure.subfigures(3, 2, wspace=0.02)
+    cells: Any = figure.subfigures(3, 2, wspace=0.02)
     for cell, strategy in zip(cells.T.flat, STRATEGIES, strict=True):
         cell.suptitle(STRATEGY_TITLES[strategy], fontsize=_FONT)
         axes = cell.subplots(1, 4, width_ratios=[1, 1, 1, 1.6])

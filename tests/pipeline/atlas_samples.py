@@ -6,9 +6,10 @@ import numpy as np
 
 from imaging.atlas import surface_of_map
 from imaging.labels import BONES, Bone
-from imaging.sphere import FRAMES, read_map
-from phantom.reference_surface import reference_bone
+from imaging.sphere import FRAMES, MAP_SIZE
 from pipeline.atlas_view import CAM_UNIT, AtlasMesh, GroupMap
+
+RADIUS_MM = 30.0
 
 PLANTED_MM = 12.0
 """Radius of the area that differs."""
@@ -17,21 +18,22 @@ N_GROUP1, N_GROUP0 = 87, 184
 
 
 @functools.cache
-def mesh_of(bone: Bone, level: int = 4) -> AtlasMesh:
-    """The average knee's bone as an atlas."""
-    reference = reference_bone(bone)
+def mesh_of(bone: Bone, level: int = 3) -> AtlasMesh:
+    """A ball of `RADIUS_MM` cut as the bone's map cuts it, cartilage where its map's middle is."""
+    frame = FRAMES[bone]
     surface = surface_of_map(
-        reference.rho_mm, reference.frame, reference.centroid_mm, level=level, name=bone
+        np.full((MAP_SIZE, MAP_SIZE), RADIUS_MM), frame, np.zeros(3), level=level, name=bone
     )
-    away = surface.vertices_mm - reference.centroid_mm
-    inside = read_map(reference.margin_mm, FRAMES[bone], away) > 0
-    medial = read_map(reference.medial.astype(float), FRAMES[bone], away) > 0.5
+    outward = surface.vertices_mm / RADIUS_MM
+    middle = np.mean(frame.phi_range)
+    towards = np.array([np.cos(middle), 0.0, np.sin(middle)]) @ frame.axes
     return AtlasMesh(
         bone,
         surface.vertices_mm,
         np.asarray(surface.faces, dtype=np.int64),
-        np.where(medial, "medial", "lateral"),
-        inside,
+        # In the right-knee frame x grows towards medial.
+        np.where(outward[:, 0] > 0, "medial", "lateral"),
+        outward @ towards > 0.5,
     )
 
 
@@ -76,7 +78,7 @@ def map_of(mesh: AtlasMesh, biomarker: str, analysis: str = "spm_cam_pain") -> G
     )
 
 
-def atlas(level: int = 4) -> tuple[dict[Bone, AtlasMesh], list[GroupMap]]:
+def atlas(level: int = 3) -> tuple[dict[Bone, AtlasMesh], list[GroupMap]]:
     """All three bones and their nine maps."""
     meshes = {bone: mesh_of(bone, level) for bone in BONES}
     names = ("bone_shape", "cartilage_thickness", "t2_mean")
