@@ -30,6 +30,9 @@ _DIRECTIONS: Sequence[tuple[str, str, int]] = (
 
 _LIFT_MM = 2.0
 
+_OUTLINE, _LINE = 0.0045, 0.0012
+"""Half the thickness of lines, of the picture's width."""
+
 _SHARE_OF_MARK = 0.5
 """A direction this far along an edge of the picture is named there."""
 
@@ -162,7 +165,9 @@ def bone_picture(
     mm_per_pixel, height = picture_size(mesh, width, aspect)
     surface = _poly_data(pv, mesh)
     surface["value"] = values
-    plotter: Any = pv.Plotter(off_screen=True, window_size=[width, height])
+    # One white light at the eye: the usual set of lights is tinted, which changes colours.
+    plotter: Any = pv.Plotter(off_screen=True, window_size=[width, height], lighting="none")
+    plotter.add_light(pv.Light(light_type="headlight", color="white"))
     plotter.set_background("white")
     plotter.enable_anti_aliasing("ssaa")
     plotter.add_mesh(
@@ -180,13 +185,16 @@ def bone_picture(
     )
     if outline is not None and outline.min() < 0 < outline.max():
         surface["outline"] = outline
-        line = surface.contour([0.0], scalars="outline")
+        line = surface.contour([0.0], scalars="outline").strip()
+        line = line.tube(radius=_OUTLINE * width * mm_per_pixel, n_sides=8)
         # Towards the eye, so that the surface does not hide the line on it; in parallel projection
         # this moves nothing within the picture.
         line.points = line.points + _LIFT_MM * view.axes[2]
-        plotter.add_mesh(line, color="black", line_width=max(2.0, width / 140), lighting=False)
+        plotter.add_mesh(line, color="black", lighting=False)
     for points in lines:
-        plotter.add_mesh(pv.lines_from_points(points), color="black", line_width=1, lighting=False)
+        line = pv.lines_from_points(points).strip()
+        line = line.tube(radius=_LINE * width * mm_per_pixel, n_sides=6)
+        plotter.add_mesh(line, color="black", lighting=False)
     _aim(plotter, mesh, view, mm_per_pixel * height)
     pixels = np.array(plotter.screenshot(return_img=True))
     plotter.close()

@@ -79,7 +79,8 @@ def test_a_ball_has_its_diameter_and_is_not_cut() -> None:
     mesh, view = mesh_of("patella", 4), VIEWS["patella"][0]
     values = np.ones(len(mesh.vertices_mm))
     picture = bone_picture(mesh, view, values, "viridis", (0, 1), width=WIDTH, aspect=ASPECT)
-    inked = (picture.pixels < 250).any(axis=2)
+    # White has blue and this yellow hardly any: half way is the border.
+    inked = picture.pixels[..., 2] < 140
     columns = np.flatnonzero(inked.any(axis=0))
     assert (columns[-1] - columns[0] + 1) * picture.mm_per_pixel == pytest.approx(
         2 * RADIUS_MM, abs=2 * picture.mm_per_pixel
@@ -124,7 +125,7 @@ def test_the_family_wise_area_is_outlined_where_it_ends() -> None:
     near = np.where(mesh.vertices_mm @ view.axes[2] > 0, 10.0 - away, -1.0)
     options: dict[str, Any] = {"width": 300, "aspect": 1.0}
     picture = bone_picture(mesh, view, flat, "Greys", (0, 1), outline=near, **options)
-    rows, columns = np.nonzero(picture.pixels.max(axis=2) < 60)
+    rows, columns = np.nonzero(picture.pixels.max(axis=2) < 80)
     middle = place_in_picture(mesh, view, np.zeros(3), 300, 1.0)
     radius = picture.mm_per_pixel * np.hypot(
         columns + 0.5 - middle[0], picture.pixels.shape[0] - rows - 0.5 - middle[1]
