@@ -11,10 +11,13 @@ The comparisons read across visits; one whose input has not changed is not run a
 from typing import Any, Literal
 
 import dagster as dg
+import polars as pl
 from pydantic import Field
 
+from assets.association import FOLDER
 from assets.imaging import LAKE_WRITER
 from assets.metadata import (
+    figure,
     peak_memory_mib,
     preview,
     quarantine_preview,
@@ -222,24 +225,6 @@ class ComparisonConfig(dg.Config):
     )
 
 
-_SUMMARY = """
-SELECT
-    map,
-    count(*) AS vertices,
-    count(t) AS tested,
-    count(*) FILTER (WHERE p < 0.05) AS p_below_05,
-    count(*) FILTER (WHERE q_bh < 0.05) AS q_bh_below_05,
-    count(*) FILTER (WHERE p_fwe_max_t < 0.05) AS p_fwe_max_t_below_05,
-    count(*) FILTER (WHERE p_fwe_tfce < 0.05) AS p_fwe_tfce_below_05,
-    count(*) FILTER (WHERE p_fwe_max_t_family < 0.05) AS p_fwe_max_t_family_below_05,
-    min(p) AS smallest_p
-FROM spm_points
-WHERE analysis = $analysis
-GROUP BY map
-ORDER BY map
-"""
-
-
 def _comparison_asset(comparison: Comparison) -> dg.AssetsDefinition:
     """The asset of one family of maps."""
 
@@ -262,20 +247,19 @@ def _comparison_asset(comparison: Comparison) -> dg.AssetsDefinition:
         pool=LAKE_WRITER,
     )  # fmt: skip
     def compare(config: ComparisonConfig, lake: LakeResource) -> dg.MaterializeResult:
+        from pipeline.comparison_files import summary_of
         from pipeline.map_comparisons import compare_maps
 
         run = compare_maps(
             lake.open(), lake.settings(), comparison, ComparisonOptions(**config.model_dump())
         )
-        with lake.snapshot().connect() as now:
-            named = {"analysis": comparison.analysis}
-            summary = select(now, _SUMMARY, named)
-            clusters = select(
-                now,
-                "SELECT * EXCLUDE (analysis, batch_id) FROM spm_clusters "
-                "WHERE analysis = $analysis ORDER BY p_fwe_area, map, cluster LIMIT 20",
-                named,
-            )
+        store = lake.snapshot()
+        summary = summary_of(store).filter(pl.col("analysis") == comparison.analysis)
+        clusters = store.sql(
+            "SELECT * EXCLUDE (analysis, batch_id) FROM spm_clusters "
+            "WHERE analysis = $analysis ORDER BY p_fwe_area, map, cluster LIMIT 20",
+            {"analysis": comparison.analysis},
+        )
         return dg.MaterializeResult(
             data_version=dg.DataVersion(run.input_fingerprint[:16] or "waiting"),
             metadata={
@@ -295,3 +279,35 @@ def _comparison_asset(comparison: Comparison) -> dg.AssetsDefinition:
 
 comparisons = [_comparison_asset(comparison) for comparison in COMPARISONS.values()]
 """The paper's family of maps under both readings of the class, and the biomarkers themselves."""
+
+
+@dg.asset(
+    deps=list(COMPARISONS),
+    group_name=GROUP,
+    owners=["team:statistics"],
+    kinds={"python", "matplotlib"},
+    # Raised by hand when the figures change.
+    code_version="1",
+)
+def comparison_figures(lake: LakeResource) -> dg.MaterializeResult:
+    """Fig. 1 of every comparison, tables of clusters, the 3-D page, and meshes as VTP.
+
+    They lie in `figures/` of the lake; `atlas.html` opens in any browser, without a network.
+    """
+    from pipeline.comparison_files import PAGE, summary_of, write_comparison_files
+
+    folder = lake.settings().lake_root / FOLDER
+    store = lake.snapshot()
+    drawn = write_comparison_files(store, folder)
+    summary = summary_of(store)
+    return dg.MaterializeResult(
+        data_version=dg.DataVersion(
+            store.data_version("spm_points") if drawn else "waiting",
+        ),
+        metadata={
+            "state": "drawn" if drawn else "waiting: nothing has been compared yet",
+            "maps": preview(summary, rows=27),
+            **{name: figure(png, name) for name, png in drawn.items()},
+            **({"page": dg.MetadataValue.path(folder / PAGE)} if drawn else {}),
+        },
+    )
