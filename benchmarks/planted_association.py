@@ -28,7 +28,12 @@ _KEYS = ("knee_visit", "subject_id", "side", "timepoint")
 
 
 def planted_lake(
-    root: Path, plan: DrawingPlan, *, n_people: int, n_knees: int | None = None
+    root: Path,
+    plan: DrawingPlan,
+    *,
+    n_people: int,
+    n_knees: int | None = None,
+    timepoint: str | None = None,
 ) -> Lake:
     """People, drawn maps of the test split's first visits, and planted networks.
 
@@ -37,13 +42,16 @@ def planted_lake(
         plan: what is drawn, and its seed.
         n_people: in the clinical tables.
         n_knees: knees drawn at most; None for every first visit of the test split.
+        timepoint: only first visits that are this one; None for all.
     """
     lake = Lake(root)
     with lake.batch("clinical", "all", "1", "c") as batch:
         for name, frame in cohort_tables(simulate_cohort(n_people, seed=plan.seed)).items():
             batch.add(name, frame.with_columns(pl.lit(False).alias("retracted")))
     names = lake.sql(
-        "SELECT knee_visit FROM first_timepoints WHERE split = 'test' ORDER BY knee_visit"
+        "SELECT knee_visit FROM first_timepoints WHERE split = 'test' "
+        "AND ($timepoint::VARCHAR IS NULL OR timepoint = $timepoint) ORDER BY knee_visit",
+        {"timepoint": timepoint},
     )["knee_visit"].to_list()
     land_drawn_maps(lake, plan, only=names[:n_knees])
     add_images(lake)

@@ -122,7 +122,7 @@ def near_border(points: FloatArray, surface: Surface, distance_mm: float) -> Boo
     away, _ = cKDTree(start).query(points, distance_upper_bound=longest + distance_mm)
     close = np.flatnonzero(np.isfinite(away))
     _, near = cKDTree((start + end) / 2).query(points[close], k=min(6, len(edges)))
-    near = near.reshape(len(close), -1)
+    near = near.reshape(len(close), min(6, len(edges)))
     along = end[near] - start[near]
     to_point = points[close][:, None] - start[near]
     length = np.maximum((along**2).sum(axis=-1, keepdims=True), 1e-30)
