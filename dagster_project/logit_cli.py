@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     import duckdb
     import polars as pl
 
-    from stats.logit import InSampleRoc, LogitFit, NestedLogit, WaldTest
+    from stats.logit import InSampleRoc, LikelihoodRatio, LogitFit, NestedLogit, WaldTest
 
 FILE_SUFFIXES = (".csv", ".tsv", ".txt", ".parquet", ".pq", ".gz", ".zst")
 INDEPENDENT = (
@@ -211,6 +211,12 @@ def _model_json(fit: "LogitFit", roc: "InSampleRoc | None") -> dict[str, Any]:
     return said
 
 
+def _test_json(test: "WaldTest | LikelihoodRatio", sound: bool) -> dict[str, Any]:
+    """A test of nested models; of models that are not sound no statistic means anything."""
+    said = _fields(test, ("chi2", "df", "p", "log_p"))
+    return said if sound else {**dict.fromkeys(said), "df": test.df}
+
+
 def _counts(fit: "LogitFit") -> dict[str, Any]:
     return _fields(fit, ("n", "n_dropped", "n_events", "n_clusters"))
 
@@ -220,14 +226,15 @@ def _print_nested(
 ) -> int:
     rocs = {"base": nested.base_roc, "full": nested.full_roc}
     fits = {"base": nested.base, "full": nested.full}
+    sound = all(fit.converged and not fit.separated for fit in fits.values())
     if parsed.json:
         said = {
             **_counts(nested.full),
             "models": {name: _model_json(fit, rocs[name]) for name, fit in fits.items()},
-            "lrt": _fields(nested.lrt, ("chi2", "df", "p", "log_p")),
+            "lrt": _test_json(nested.lrt, sound),
         }
         if nested.wald is not None:
-            said["wald"] = _fields(nested.wald, ("chi2", "df", "p", "log_p"))
+            said["wald"] = _test_json(nested.wald, sound)
         print_json(_with_extras(parsed, said, nested.sql, replicates))
         return 0
     _print_counts(nested.full)
@@ -235,8 +242,11 @@ def _print_nested(
         print(f"\n{name}")
         _print_model(fit, rocs[name])
     print("")
-    _print_test("likelihood-ratio test, rows as independent", nested.lrt)
-    if nested.wald is not None:
+    if not sound:
+        print("no test of the added terms: a model is separated or did not converge")
+    else:
+        _print_test("likelihood-ratio test, rows as independent", nested.lrt)
+    if sound and nested.wald is not None:
         _print_test("Wald test of the added terms, clustered", nested.wald)
     return _print_closing(parsed, nested.full, nested.sql, replicates)
 

@@ -14,6 +14,8 @@ from dagster_project.terminal import add_command, add_json, print_json, print_ta
 if TYPE_CHECKING:
     from stats.roc import RocTable
 
+N_REPLICATES = 100
+"""As in the paper."""
 ASSUMES = (
     "Intervals of the AUC and the test of two scores (DeLong) take rows to be independent. Several "
     "rows of one person are not: name who they are with --cluster, and read the bootstrap."
@@ -36,7 +38,7 @@ def add_roc(commands: Any) -> None:
     roc.add_argument(
         "--threshold", type=float, default=0.5, help="a case from here on (default .5)"
     )
-    roc.add_argument("--bootstrap", type=int, default=100, metavar="N", help="default: 100")
+    roc.add_argument("--bootstrap", type=int, metavar="N", help="default: 100, where --cluster")
     roc.add_argument("--seed", type=int, default=0, help="of the bootstrap")
     roc.add_argument("--drop-missing", action="store_true", help="leave incomplete rows out")
     roc.add_argument("--show-sql", action="store_true", help="print the statements as well")
@@ -47,6 +49,10 @@ def _roc(parsed: argparse.Namespace) -> int:
     from stats.roc import bootstrap, paired_test, performance
     from stats.roc_rows import Missing, Scores
 
+    if parsed.bootstrap is not None and parsed.cluster is None:
+        raise ValueError(
+            "--bootstrap draws persons: name the column that tells them with --cluster"
+        )
     by = tuple(name.strip() for name in (parsed.by or "").split(",") if name.strip())
     missing: Missing = "drop" if parsed.drop_missing else "refuse"
     with opened(parsed, parsed.table) as (connection, relation):
@@ -62,7 +68,7 @@ def _roc(parsed: argparse.Namespace) -> int:
             found["bootstrap"] = bootstrap(
                 connection,
                 scores,
-                n_replicates=parsed.bootstrap,
+                n_replicates=N_REPLICATES if parsed.bootstrap is None else parsed.bootstrap,
                 seed=parsed.seed,
                 threshold=parsed.threshold,
                 missing=missing,

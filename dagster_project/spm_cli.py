@@ -81,6 +81,11 @@ def _spm(parsed: argparse.Namespace) -> int:
     if parsed.tfce and not parsed.mesh:
         raise ValueError("--tfce needs the surface: name it with --mesh")
     n_permutations = parsed.permutations
+    if parsed.block is not None and n_permutations is None and not parsed.tfce:
+        raise ValueError(
+            f"--block {parsed.block} is what permutations keep together, and other p take cases as "
+            "independent: give --permutations, or leave --block out and give one case of each"
+        )
     if n_permutations is None and parsed.tfce:
         n_permutations = DEFAULT_PERMUTATIONS
     # Before the work, so that a mistyped root does not waste it.
@@ -99,11 +104,12 @@ def _spm(parsed: argparse.Namespace) -> int:
             # A sum over threads differs in its last digits from run to run, and so would the bytes.
             connection.execute("SET threads = 1")
         relations = _relations(parsed, connection, first)
-        _attach(parsed, connection, parsed.cases, CASES)
+        cases = _cases_name(parsed, relations)
+        _attach(parsed, connection, parsed.cases, cases)
         family = spm_family(
             connection,
             relations,
-            CASES,
+            cases,
             design,
             meshes=_meshes(parsed, list(relations)),
             permutations=options,
@@ -130,6 +136,13 @@ def _relations(
         relations[name] = f"spm_map_{number}"
         _attach(parsed, connection, maps, relations[name])
     return relations
+
+
+def _cases_name(parsed: argparse.Namespace, relations: dict[str, str]) -> str:
+    """What the cases are called in messages and statements: as the file, if no map is."""
+    name = Path(parsed.cases).name
+    taken = {relation.casefold() for relation in relations.values()}
+    return name if is_file(parsed.cases) and name.casefold() not in taken else CASES
 
 
 def _attach(

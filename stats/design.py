@@ -122,6 +122,7 @@ class Design:
         levels: of each factor, the reference first.
         factors: columns that are factors, and whether they are text.
         rows: of the relation.
+        cluster_is_float: whether the clusters are floats, where NaN is a missing one.
     """
 
     relation: str
@@ -131,6 +132,7 @@ class Design:
     levels: Mapping[str, tuple[str, ...]]
     factors: Mapping[str, bool]
     rows: int
+    cluster_is_float: bool
 
 
 def level_name(level: Level) -> str:
@@ -144,6 +146,11 @@ def _kind(kind: str) -> str:
     if kind.startswith(_TEXT):
         return "text"
     return "number" if kind.startswith(_NUMERIC) and not kind.endswith("]") else "other"
+
+
+def _is_float(columns: Mapping[str, str], name: str | None) -> bool:
+    """Whether NaN may stand for a missing value, as in integers that pandas read with gaps."""
+    return name is not None and columns[name] in ("FLOAT", "DOUBLE")
 
 
 def _require_number(columns: Mapping[str, str], name: str, part: str) -> None:
@@ -181,7 +188,12 @@ def complete_sql(terms: Sequence[Term], columns: Mapping[str, str], roles: Roles
         else:
             conditions.append(f"{quoted} IS NOT NULL")
     if roles.cluster is not None:
-        conditions.append(f"{quote_identifier(roles.cluster)} IS NOT NULL")
+        cluster = quote_identifier(roles.cluster)
+        conditions.append(
+            f"isfinite({cluster})"
+            if _is_float(columns, roles.cluster)
+            else f"{cluster} IS NOT NULL"
+        )
     return conditions
 
 
@@ -220,7 +232,10 @@ def _too_many(connection: duckdb.DuckDBPyConnection, relation: str, name: str, k
     ).fetchall()
     listed = ", ".join(repr(value) for (value,) in odd)
     if not listed:
-        return message + ", since it is text: numbers with spaces around them, or kept as text"
+        return (
+            f"{message}, since it is text: numbers that are infinite, have spaces around them, or "
+            "are kept as text"
+        )
     return message + f", since it is text; if it should be numbers, these are none: {listed}"
 
 
@@ -385,4 +400,5 @@ def resolve(
         {name: tuple(level_name(level) for level in found) for name, found in levels.items()},
         factors,
         int(rows[0]),
+        _is_float(columns, roles.cluster),
     )

@@ -45,12 +45,15 @@ def problem_of(design: Design) -> Problem:
         return None if name is None else f"CAST({given_column(name)} AS DOUBLE)"
 
     numeric_factors = [name for name, is_text in design.factors.items() if not is_text]
+    conditions = [f"isfinite({number(name)})" for name in numeric_factors]
+    if roles.cluster is not None and design.cluster_is_float:
+        conditions.append(f"isfinite({given_column(roles.cluster)})")
     values = design.rows * (len(design.columns) + 1)
     return Problem(
         relation=quote_identifier(design.relation),
         outcome=str(number(roles.outcome)),
         columns=tuple(column.sql() for column in design.columns),
-        conditions=tuple(f"isfinite({number(name)})" for name in numeric_factors),
+        conditions=tuple(conditions),
         weights=number(roles.weights),
         offset=number(roles.offset),
         cluster=None if roles.cluster is None else given_column(roles.cluster),

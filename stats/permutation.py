@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from scipy.special import stdtrit
 
 from stats.errors import StatisticsError
-from stats.exchange import Exchange, ExchangePlan
+from stats.exchange import FEWEST, Exchange, ExchangePlan
 from stats.mesh import SurfaceMesh
 from stats.spm_sql import SMALLEST_PIVOT
 from stats.tfce import largest_of_maps
@@ -56,8 +56,11 @@ class PermutationOptions:
     cluster_p: float = 0.001
 
     def __post_init__(self) -> None:
-        if self.n_permutations < 1:
-            raise StatisticsError(f"{self.n_permutations} permutations; give at least 1")
+        if self.n_permutations < FEWEST - 1:
+            raise StatisticsError(
+                f"{self.n_permutations} permutations, but p cannot fall below 1 / (1 + "
+                f"permutations): give at least {FEWEST - 1}, better 1000"
+            )
         if self.exchange not in ("whole", "within"):
             raise StatisticsError(f"exchange is {self.exchange!r}; use 'whole' or 'within'")
         if not 0 < self.cluster_p < 1:

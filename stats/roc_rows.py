@@ -133,6 +133,8 @@ def check_scores(
     case = ", ".join(quote_identifier(name) for name in scores.case)
     cases = f"count(DISTINCT ({case})) FILTER ({usable})" if case else f"count_if({usable})"
     subject = "false" if scores.subject is None else f"{quote_identifier(scores.subject)} IS NULL"
+    if scores.subject is not None and types[scores.subject] in ("FLOAT", "DOUBLE"):
+        subject = f"NOT coalesce(isfinite({quote_identifier(scores.subject)}), false)"
     rows = connection.sql(
         f"""SELECT {keys}
             count_if(NOT ({usable})) AS n_dropped,
@@ -145,7 +147,7 @@ def check_scores(
         FROM {quote_identifier(scores.relation)}
         {"GROUP BY ALL ORDER BY ALL" if keys else ""}"""  # noqa: S608 - quoted
     ).pl()
-    if not len(rows):
+    if not len(rows) or rows["n_dropped"][0] is None:
         raise StatisticsError(f"{scores.relation} has no rows")
     for row in rows.iter_rows(named=True):
         problem = _problem(

@@ -65,7 +65,12 @@ def _named(scan: pl.LazyFrame, design: Design) -> pl.LazyFrame:
     complete = pl.all_horizontal(pl.col(name).is_finite() for name in finite)
     if roles.cluster is not None:
         columns.append(pl.col(roles.cluster).alias("cluster"))
-        complete &= pl.col("cluster").is_not_null()
+        known = (
+            pl.col("cluster").is_finite
+            if design.cluster_is_float
+            else pl.col("cluster").is_not_null
+        )
+        complete &= known()
     for name, is_text in design.factors.items():
         if not is_text:
             columns.append(pl.col(name).cast(pl.Float64).is_finite().alias(f"finite {name}"))

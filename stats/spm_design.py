@@ -173,6 +173,8 @@ def read_cases(
         )
     relation = quote_identifier(cases)
     numeric = [name for name in (design.group, *design.covariates) if _is_number(there[name])]
+    if design.block is not None and _is_number(there[design.block]):
+        numeric.append(design.block)
     # An identifier's type is free; a number has to be finite too.
     conditions = [f"{quote_identifier(name)} IS NOT NULL" for name in wanted]
     conditions += [f"isfinite({quote_identifier(name)}::DOUBLE)" for name in numeric]

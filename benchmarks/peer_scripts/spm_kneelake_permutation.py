@@ -13,6 +13,6 @@ everyone = np.ones(n_vertices, dtype=bool)
 given = PermutedMap(values, everyone, np.zeros(n_vertices), None)
 plan = plan_exchange(design[:, -1] == 1, None, "whole")
 # Compiled once per installation, which is not what is measured.
-null_maxima([given], design, plan, PermutationOptions(2))
+null_maxima([given], design, plan, PermutationOptions(19))
 found = measure(lambda: null_maxima([given], design, plan, PermutationOptions(count)), 1)
 np.save(FOLDER / "maxima.npy", found.abs_t[0])

@@ -130,6 +130,8 @@ def test_roc_of_the_published_table(shared_data: Path, capsys: pytest.CaptureFix
     assert "take rows to be independent" in capsys.readouterr().out
     assert main(["roc", file, "--outcome", "Outcome", "--score", "Weight"]) == 2
     assert "Weight" in capsys.readouterr().err
+    assert main([*asked, "--bootstrap", "50"]) == 2
+    assert "with --cluster" in capsys.readouterr().err
 
 
 def test_terms_are_parted_by_commas_outside_brackets_and_quotes() -> None:
@@ -221,6 +223,9 @@ def test_spm_results_are_kept_in_the_lake(
         (["--group", "pein"], "pein"),
         (["--group", "pain", "--covariates", "age,height"], "height"),
         (["--group", "pain", "--tfce"], "--mesh"),
+        (["--group", "pein"], "the cases 'cases.csv' have no column"),
+        (["--group", "pain", "--block", "case"], "give --permutations"),
+        (["--group", "pain", "--permutations", "5"], "give at least 19"),
         (["--group", "pain", "--out", "points.txt"], ".parquet or .csv"),
         (["--group", "pain", "--store", "a", "--root", "nowhere"], "no lake at nowhere"),
     ],
@@ -243,6 +248,13 @@ def test_what_statistics_warn_of_is_printed(
         printed = capsys.readouterr()
         assert json.loads(printed.out)["models"]["base"]["separated"] is True
         assert "kneelake logit: warning: complete separation of pain" in printed.err
+    nested = ["logit", str(file), "--outcome", "pain", "--base", "sex", "--add", "age"]
+    assert main([*nested, "--json"]) == 0
+    assert _json(capsys)["lrt"] == {"chi2": None, "df": 1, "p": None, "log_p": None}
+    assert main(nested) == 0
+    said = capsys.readouterr().out
+    assert "no test of the added terms" in said
+    assert "chi2" not in said
     assert main(["logit", str(file), "--outcome", "Pain", "--base", "age"]) == 2
     assert "cases.csv has no column Pain" in capsys.readouterr().err
 

@@ -61,7 +61,10 @@ def test_models_are_trained_once_and_pain_begins_with_osteoarthritis(lake: Lake)
     assert len(trained(lake, "oa", OA.changed(seed=1), FEMUR).trained) == 1
 
     assert len(trained(lake, "chronic_pain", PAIN, FEMUR, TIBIA).trained) == 2
-    rows = lake.sql("FROM classifiers ORDER BY task, bone").to_dicts()
+    # The lake is also that of other files' tests, which train by other strategies.
+    rows = lake.sql(
+        "FROM classifiers WHERE strategy IN ('thickness', 't2') ORDER BY task, bone"
+    ).to_dicts()
     assert [(row["task"], row["bone"]) for row in rows] == [
         ("chronic_pain", "femur"),
         ("chronic_pain", "tibia"),

@@ -295,6 +295,24 @@ def test_too_few_clusters_have_no_robust_numbers(connection, cases, engine):
     assert nested.wald is None
 
 
+@ENGINES
+def test_a_cluster_that_is_nan_is_a_missing_one(connection, cases, engine):
+    # Whole numbers with gaps are floats in pandas; all gaps together are not one patient.
+    patient = (np.arange(200) // 2).astype(float)
+    patient[::5] = np.nan
+    put(connection, **cases, patient=patient)
+    found = fit_logit(connection, "cases", "y", ["age"], cluster="patient", engine=engine)
+    known = np.isfinite(patient)
+    rest = {name: np.array(values)[known] for name, values in cases.items()}
+    put(connection, **rest, patient=patient[known].astype(int))
+    expected = fit_logit(connection, "cases", "y", ["age"], cluster="patient", engine=engine)
+    assert (found.n, found.n_dropped) == (160, 40)
+    assert found.n_clusters == len(np.unique(patient[known])) == expected.n_clusters
+    assert [term.cluster_se for term in found.terms] == pytest.approx(
+        [term.cluster_se for term in expected.terms], rel=1e-9
+    )
+
+
 @pytest.mark.parametrize("terms", [(["grade"], ["C(grade)"]), (["C(grade)"], ["grade:age", "age"])])
 def test_a_number_is_not_a_factor_as_well(connection, cases, terms):
     put(connection, **cases, grade=np.arange(200) % 4)

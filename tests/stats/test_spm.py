@@ -1,5 +1,7 @@
 """The point-by-point ANCOVA against statsmodels, vertex by vertex."""
 
+from dataclasses import replace
+
 import duckdb
 import mpmath
 import numpy as np
@@ -292,6 +294,7 @@ def test_cases_with_a_missing_covariate_are_dropped_and_counted() -> None:
     cases = cohort(50).with_columns(
         age=pl.when(pl.col("position") == 4).then(None).otherwise(pl.col("age")),
         bmi=pl.when(pl.col("position") == 9).then(float("nan")).otherwise(pl.col("bmi")),
+        patient=pl.when(pl.col("position") == 12).then(float("nan")).otherwise(pl.col("position")),
     )
     values = np.random.default_rng(8).normal(size=(50, 4))
     connection = connect()
@@ -302,6 +305,8 @@ def test_cases_with_a_missing_covariate_are_dropped_and_counted() -> None:
     expected = by_statsmodels(values[kept], design_matrix(cases)[kept])
     assert (result.n_cases, result.n_dropped) == (48, 2)
     assert result.n_group0 + result.n_group1 == 48
+    blocked = spm(connection, "maps", "knees", replace(DESIGN, block="patient"))
+    assert (blocked.n_cases, blocked.n_dropped) == (47, 3)
     np.testing.assert_allclose(result.points["t"], expected["t"], rtol=1e-10)
 
 
