@@ -51,7 +51,9 @@ def knee_planes(lake: Lake, knee_visit: str, bone: Bone) -> NDArray[np.uint8]:
         {"knee_visit": knee_visit, "bone": bone},
     ).to_dicts()
     if not rows:
-        raise LakeError(f"there are no images of the {bone} of {knee_visit}; materialize images")
+        raise LakeError(
+            f"there are no images of the {bone} of {knee_visit}; materialize training_images"
+        )
     places = [(row["part"], int(row["row"])) for row in rows]
     return np.asarray(read_rows(lake.root, PLANES_VARIABLE, places)[0], dtype=np.uint8)
 

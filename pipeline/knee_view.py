@@ -10,10 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imaging.labels import Bone
-from imaging.sphere import FRAMES, map_faces, surface_points
+from imaging.sphere import FRAMES, MAP_SIZE, map_faces, surface_points
 from lake.errors import LakeError
 from lake.maps import MapPart
 from lake.store import Lake
+from models.cam_views import upsampled
 from models.gradcam import Target
 from pipeline.cams import cam_maps
 
@@ -90,12 +91,15 @@ def knee_cams(
 
     A model that was not trained, or a knee without T2, leaves its strategy out.
     """
+    there = lake.sql(
+        "SELECT DISTINCT strategy FROM cam_locations "
+        "WHERE task = 'chronic_pain' AND bone = $bone AND knee_visit = $knee_visit",
+        {"bone": bone, "knee_visit": knee_visit},
+    )["strategy"].to_list()
     found: dict[str, KneeCam] = {}
     for strategy in SINGLE_STRATEGIES:
-        try:
-            cells = cam_maps(lake, bone, strategy, target, [knee_visit], enlarged=False)
-            heat = cam_maps(lake, bone, strategy, target, [knee_visit])
-        except LakeError:
-            continue
-        found[strategy] = KneeCam(cells.maps[0], heat.maps[0], bool(heat.predicted[0]))
+        if strategy in there:
+            maps = cam_maps(lake, bone, strategy, target, [knee_visit], enlarged=False)
+            heat = upsampled(maps.maps[0], (MAP_SIZE, MAP_SIZE)).astype(np.float32)
+            found[strategy] = KneeCam(maps.maps[0], heat, bool(maps.predicted[0]))
     return found

@@ -11,7 +11,10 @@ from models.checkpoint import load_checkpoint
 from models.gradcam import TARGETS, cam
 from pipeline.cams import cam_maps
 from pipeline.cluster import Cluster
+from pipeline.image_figures import knee_planes
 from pipeline.images import open_bank
+from pipeline.knee_figures import figure_5
+from pipeline.knee_view import SINGLE_STRATEGIES, knee_cams
 from pipeline.predictions import PredictionOptions, PredictionReport, materialize_predictions
 
 ALL = PredictionOptions(cam_splits=("training", "validation", "test"))
@@ -123,6 +126,31 @@ def test_views_and_choice_of_maps(study: SmallStudy, everything) -> None:
         cam_maps(study.lake, "tibia", "t2", knee_visits=["9_LEFT_V00"])
     with pytest.raises(LakeError, match="is none of pain, no_pain"):
         cam_maps(study.lake, "tibia", "t2", "knee")
+
+
+def test_fig_5_shows_what_the_models_saw_and_said(study: SmallStudy, everything) -> None:
+    knee = study.read(
+        "SELECT min(knee_visit) AS knee FROM model_images WHERE task = 'chronic_pain' AND has_t2"
+    )["knee"][0]
+    found = knee_cams(study.lake, knee, "femur")
+    assert set(found) == set(SINGLE_STRATEGIES)
+    said = study.read(
+        "SELECT strategy, predicted FROM model_predictions "
+        "WHERE knee_visit = $knee AND bone = 'femur'",
+        knee=knee,
+    )
+    for strategy, one in found.items():
+        assert (strategy, one.predicted) in said.rows()
+    t2 = found["t2"]
+    raw = cam_maps(study.lake, "femur", "t2", "pain", [knee], view="raw", enlarged=False)
+    np.testing.assert_array_equal(t2.cells, np.maximum(raw.maps[0], 0))
+    heat = cam_maps(study.lake, "femur", "t2", "pain", [knee])
+    np.testing.assert_array_equal(t2.heat, heat.maps[0])
+    part = study.lake.knee_maps(knee)["femur"]
+    planes = knee_planes(study.lake, knee, "femur")
+    assert figure_5(part, planes, found, dpi=50, picture_px=60).startswith(b"\x89PNG")
+    with pytest.raises(LakeError, match="no images of the femur of 9_LEFT_V00"):
+        knee_planes(study.lake, "9_LEFT_V00", "femur")
 
 
 def test_the_sum_of_a_map_is_its_logit_less_the_bias(study: SmallStudy, everything) -> None:

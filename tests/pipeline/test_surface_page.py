@@ -180,6 +180,12 @@ def test_a_person_chooses_what_is_shown_without_a_mouse(
     nearer = np.array(list(opened.evaluate(eye).values()))
     np.testing.assert_allclose(nearer * 1.1, turned, rtol=1e-6)
 
+    # With the pointer on the surface, too: plotly.js must not look for what is no longer there.
+    box = opened.locator("#plot").bounding_box()
+    opened.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    opened.wait_for_selector(".hovertext")
+    opened.select_option("#bone", "patella")
+    opened.wait_for_function("document.querySelector('#summary').innerText.includes('patella')")
     opened.select_option("#bone", "tibia")
     assert opened.inner_text("#empty") == "The atlas has no tibia."
     opened.select_option("#bone", "patella")
