@@ -26,6 +26,7 @@ LAZY_GROUPS = ("cohort", "association", "learning", "atlas")
 VIEW_GROUPS = ("lake", "biomarkers", *LAZY_GROUPS)
 
 _WORD = re.compile(r"\w+")
+_VIEW = re.compile(r"CREATE VIEW (\w+) AS ")
 _CATALOGUE = frozenset(
     ("show", "information_schema", "duckdb_views", "duckdb_tables", "duckdb_columns", "pg_catalog")
 )
@@ -178,6 +179,48 @@ def view_statements(root: Path, query: str | None = None) -> Iterator[str]:
         yield f"CREATE VIEW {file.name} AS {file.text}"
 
 
+_PLACEHOLDERS: dict[str, str] = {}
+"""By the name of a view: a query without rows of the same columns and types.
+
+They follow from the registry and the shipped files alone, so they hold for every lake."""
+
+
+def _execute(connection: duckdb.DuckDBPyConnection, statements: Sequence[str]) -> None:
+    """Run the statements that make macros and views, views that read others after those.
+
+    DuckDB binds a view when it is made, and with it every view below it down to the files: one by
+    one, a deep stack is bound over and over. Where the columns of all of them are known, each is
+    made on placeholders of those below, from the top down, and bound once by itself; a query then
+    finds the real ones.
+    """
+    views = [(found[1], text) for text in statements if (found := _VIEW.match(text))]
+    if not all(name in _PLACEHOLDERS for name, _ in views):
+        for text in statements:
+            connection.execute(text)
+        _remember_columns(connection)
+        return
+    for name, _ in views:
+        connection.execute(f"CREATE VIEW {name} AS {_PLACEHOLDERS[name]}")
+    for text in statements:
+        if not _VIEW.match(text):
+            connection.execute(text)
+    for _, text in reversed(views):
+        connection.execute(text.replace("CREATE VIEW", "CREATE OR REPLACE VIEW", 1))
+
+
+def _remember_columns(connection: duckdb.DuckDBPyConnection) -> None:
+    rows = connection.execute(
+        "SELECT table_name, column_name, data_type FROM duckdb_columns() "
+        "WHERE table_name IN (SELECT view_name FROM duckdb_views() WHERE NOT internal) "
+        "ORDER BY table_name, column_index"
+    ).fetchall()
+    columns: dict[str, list[str]] = {}
+    for name, column, kind in rows:
+        columns.setdefault(name, []).append(f'CAST(NULL AS {kind}) AS "{column}"')
+    for name, typed in columns.items():
+        _PLACEHOLDERS[name] = f"SELECT {', '.join(typed)} WHERE false"
+
+
 def connect(
     root: Path, settings: Mapping[str, Any] | None = None, query: str | None = None
 ) -> duckdb.DuckDBPyConnection:
@@ -207,8 +250,7 @@ def connect(
         for name, value in (settings or {}).items():
             # The name is one of those the shipped files declare.
             connection.execute(f"SET VARIABLE {name} = $1", [value])
-        for statement in view_statements(root, query):
-            connection.execute(statement)
+        _execute(connection, list(view_statements(root, query)))
     except BaseException:
         connection.close()
         raise

@@ -51,7 +51,13 @@ class SqlFile:
 
     def mentions(self, relation: str) -> bool:
         """Whether the query (its comments aside) names a relation."""
-        return re.search(rf"\b{re.escape(relation)}\b", _COMMENT.sub("", self.text)) is not None
+        return relation in _names(self.text)
+
+
+@cache
+def _names(text: str) -> frozenset[str]:
+    """Every word of a query, its comments aside."""
+    return frozenset(re.findall(r"\w+", _COMMENT.sub("", text)))
 
 
 def _parse(group: str, name: str, text: str) -> SqlFile:
