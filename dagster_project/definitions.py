@@ -16,6 +16,7 @@ from assets import (
     clinical,
     cohort_figures,
     evaluation,
+    guided,
     images,
     imaging,
     segmentation,
@@ -56,6 +57,7 @@ def build_defs(**overrides: Any) -> dg.Definitions:
                     clinical,
                     cohort_figures,
                     association,
+                    guided,
                 ]
             ),
             *sql_assets(),
