@@ -201,7 +201,9 @@ def knee_cell_sums(
             have = [place for place, wanted in enumerate(their) if biomarker in wanted]
             if have:
                 places = [(some[place]["part"], int(some[place]["row"])) for place in have]
-                for place, values in zip(have, read_rows(lake.root, biomarker, places), strict=True):
+                for place, values in zip(
+                    have, read_rows(lake.root, biomarker, places), strict=True
+                ):
                     maps[place][biomarker] = values
         for row, of_knee, wanted in zip(some, maps, their, strict=True):
             region = regions[row["knee_visit"]]

@@ -8,6 +8,7 @@
 -- parameter cam_target: whose evidence weights DL-guided averages: 'pain', 'no_pain', 'contrastive' (pain less no pain) or 'predicted' (the class the model says, as in the authors' code).
 -- parameter cam_scaling: 'scaled' (each knee's map from 0 to 1, the paper's text) or 'rectified' (as it is).
 -- parameter averaging: DL-guided averages over the pixels of the 'map' (the paper) or over the bone 'surface'.
+-- parameter control_seed: which permutation of patients the leakage controls take (0).
 SELECT
     one_of(
         'jsn_grading',
@@ -33,4 +34,7 @@ SELECT
         'averaging',
         coalesce(getvariable('averaging')::VARCHAR, 'map'),
         ['map', 'surface']
-    ) AS averaging
+    ) AS averaging,
+    within(
+        'control_seed', coalesce(getvariable('control_seed')::BIGINT, 0), 0, 2147483647
+    ) AS control_seed
