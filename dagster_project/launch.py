@@ -386,6 +386,11 @@ def _run_config(settings: Settings, assets: set[str]) -> dict[str, Any]:
             "device": settings.device,
             "imagenet_weights": weights,
         }
+    if "control_networks" in assets:
+        ops["control_networks"] = {
+            "preset": settings.classifier_preset,
+            "device": settings.device,
+        }
     if "sweep_runs" in assets:
         ops["sweep_runs"] = {"preset": settings.sweep_preset, "device": settings.device}
     return config | {"ops": {name: {"config": values} for name, values in ops.items()}}

@@ -229,7 +229,7 @@ _PERFORMANCE = _result(
 
 _STATEMENTS = _result(
     "regression_statements",
-    "The SQL behind the regressions: one row per analysis and statement. It reads a view of the rows "
+    "The SQL behind the regressions: one row per analysis and statement. It reads a view of rows "
     "named for population, bone and biomarker.",
     (
         _ANALYSIS,

@@ -14,8 +14,10 @@ import polars as pl
 import sql
 from lake.store import Lake
 from pipeline import cohort_regressions as cohort
+from pipeline import leakage_controls as leakage
 from pipeline import published_regressions as published
 from pipeline.config import Settings
+from pipeline.leakage_tables import leakage_panels, leakage_table
 from pipeline.manuscript import table_files
 from pipeline.regression_figures import forest_plot, panels
 from pipeline.regression_tables import caution_notes, differences, table_2, table_3
@@ -165,6 +167,40 @@ def run_nested(lake: Lake, settings: Settings, choices: Mapping[str, Any] | None
     )
 
 
+def run_leakage_controls(
+    lake: Lake, settings: Settings, choices: Mapping[str, Any] | None = None
+) -> Run:
+    """The main test of the DL-guided average and its leakage controls.
+
+    Raises:
+        LakeBusyError: another process is writing to the lake.
+    """
+    given = dict(choices or {})
+    split = str(given.get("regression_split", "test"))
+    as_networks = all(
+        given.get(name, default) == default
+        for name, default in (
+            ("cam_target", "pain"),
+            ("cam_scaling", "scaled"),
+            ("averaging", "map"),
+        )
+    )
+
+    def compute(connection: duckdb.DuckDBPyConnection, cases: str) -> Results:
+        return leakage.leakage_controls(connection, cases, split=split, with_networks=as_networks)
+
+    return _run(
+        lake,
+        settings,
+        leakage.ANALYSIS,
+        leakage.CASES,
+        (*_texts("leakage_control_cases", "regression_cases", cohort.DL_TABLE), split),
+        compute,
+        # Rows of all splits: the cross-fitted pair takes them.
+        {**given, "regression_split": "all"},
+    )
+
+
 def _compartment_names(lake: Lake) -> dict[str, dict[str, str]]:
     """The compartments' names in the published files, by bone and term."""
     rows = lake.sql("SELECT DISTINCT bone, compartment_1, compartment_2 FROM published_cases")
@@ -215,6 +251,17 @@ def nested_files(run: Run) -> dict[str, bytes]:
         ),
         # Of a dozen bones and biomarkers, only what the pairs of models differ by.
         **_forest("forest_nested", run, title, {}, (*cohort.COMPARTMENTS, cohort.DL_GUIDED)),
+    }
+
+
+def leakage_files(run: Run) -> dict[str, bytes]:
+    """The leakage controls and their forest plot."""
+    title = "Leakage controls of the DL-guided average"
+    shown = leakage_panels(run.tables)
+    return {
+        **table_files("leakage_controls", leakage_table(run.tables), title, run.notes),
+        "forest_leakage.png": forest_plot(shown, title, "png"),
+        "forest_leakage.svg": forest_plot(shown, title, "svg"),
     }
 
 

@@ -70,9 +70,9 @@ NESTED_NOTES = (
     "Population all_timepoints: every visit, as in the paper; first_timepoints: the first visit of "
     "each participant, whose rows are independent.",
     f"Coding: {SEX_CODING}.",
-    "The DL-guided average is that of the whole bone. A row whose Grad-CAM is all zero has none and "
-    "is left out of both models (n_dropped): often a knee the network is sure has no pain, so that "
-    "the rows left are no random part.",
+    "The DL-guided average is that of the whole bone. A row whose Grad-CAM is all zero has none "
+    "and is left out of both models (n_dropped): often a knee the network is sure has no pain, so "
+    "that the rows left are no random part.",
     "Sensitivity, specificity and AUC are those of the rows fitted (threshold 0.5): optimistic.",
 )
 

@@ -200,8 +200,8 @@ def permuted_labels(rows: Sequence[Row], seed: int) -> list[tuple[str, bool]]:
 def folds_of(rows: Sequence[Row], n_folds: int, seed: int) -> list[Fold]:
     """Cut participants into folds, and those outside each into training and validation.
 
-    Those who ever have pain are dealt out first, then the others, each in the order of an MD5: folds
-    hold as many of both, whatever the rows' order.
+    Those who ever have pain are dealt out first, then the others, each in the order of an MD5:
+    folds hold as many of both, whatever the rows' order.
 
     Args:
         rows: with subject_id, knee_visit and is_case.
