@@ -66,8 +66,8 @@ class ControlConfig(dg.Config):
 
     preset: Literal["", "off", "demo", "paper"] = Field(
         default="",
-        description="off: none; demo: two folds and three epochs of a narrow ResNet-18; paper: five "
-        "folds of the published network. Empty: KNEELAKE_CLASSIFIER_PRESET, or off.",
+        description="off: none; demo: two folds and three epochs of a narrow ResNet-18; paper: "
+        "five folds of the published network. Empty: KNEELAKE_CLASSIFIER_PRESET, or off.",
     )
     seed: int = Field(default=0, ge=0, description="Of folds, permutations and weights.")
     device: Literal["", "auto", "cpu", "cuda"] = Field(

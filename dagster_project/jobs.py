@@ -33,7 +33,7 @@ update_association = dg.define_asset_job(
     selection=dg.AssetSelection.groups("association")
     - dg.AssetSelection.assets("cell_sums", "control_networks"),
     description=(
-        "Tables 2 and 3: published tables of the inbox refitted, the same models on the cohort with "
-        "DL-guided averages, and the leakage controls."
+        "Tables 2 and 3: published tables of the inbox refitted, the same models on the cohort "
+        "with DL-guided averages, and the leakage controls."
     ),
 )

@@ -91,8 +91,8 @@ NOTES = (
     "Shuffled, permuted labels and permuted outcome are one permutation each (control_seed): run "
     "again with other seeds before much is made of one p-value.",
     "Control networks explain pain with scaled maps over the pixels of the map, and begin with "
-    "random weights. Cross-fitted: all splits; networks of other participants only, whose epoch was "
-    "selected on others too. Averages of several networks stand in one column.",
+    "random weights. Cross-fitted: all splits; networks of other participants only, whose epoch "
+    "was selected on others too. Averages of several networks stand in one column.",
     "A control without a detectable effect is no proof that there is none: read its interval, and "
     "its n beside the main one.",
 )

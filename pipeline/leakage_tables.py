@@ -51,11 +51,8 @@ READINGS: Mapping[str, Mapping[tuple[bool, bool], str]] = {
         (False, False): "Neither the patient's own map nor another's adds anything detectable.",
     },
     "dl_permuted_labels": {
-        (
-            True,
-            True,
-        ): "The map of a network that learned permuted labels adds as well: part of what "
-        "is added, or all, is what any uneven weighting of the map adds, not what was learned of "
+        (True, True): "The map of a network of permuted labels adds as well: part of what is "
+        "added, or all, is what any uneven weighting of the map adds, not what was learned of "
         "pain.",
         (True, False): "The map of a network that learned permuted labels adds nothing detectable: "
         "what the average adds depends on what was learned.",
@@ -64,15 +61,9 @@ READINGS: Mapping[str, Mapping[tuple[bool, bool], str]] = {
         (False, False): "Neither network's map adds anything detectable.",
     },
     "dl_other_class": {
-        (
-            True,
-            True,
-        ): "Weighted with evidence for the other class it adds as well: what is added is "
+        (True, True): "Weighted with the other class it adds as well: what is added is "
         "not specific to the evidence the average was weighted with.",
-        (
-            True,
-            False,
-        ): "Weighted with evidence for the other class it adds nothing detectable: what "
+        (True, False): "Weighted with the other class it adds nothing detectable: what "
         "is added is specific to the evidence the average was weighted with.",
         (False, True): "Only evidence for the other class adds.",
         (False, False): "The evidence for neither class adds anything detectable.",

@@ -1,14 +1,8 @@
 """DL-guided averages: exact against the enlarged map, incremental, and never a division by zero."""
 
-import sys
-from pathlib import Path
-
 import duckdb
 import numpy as np
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "learning"))
-
 from small_study import VISITS, SmallStudy, add_classifier, small_study
 
 from imaging.labels import COMPARTMENTS
