@@ -37,10 +37,10 @@ class CellSums:
         value_sum_surface, weight_sum_surface: the same, each pixel times the surface it stands for.
     """
 
-    value_sum: NDArray[np.float64]
-    weight_sum: NDArray[np.float64]
-    value_sum_surface: NDArray[np.float64]
-    weight_sum_surface: NDArray[np.float64]
+    value_sum: FloatArray
+    weight_sum: FloatArray
+    value_sum_surface: FloatArray
+    weight_sum_surface: FloatArray
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,9 +52,9 @@ class RectifiedCells:
         lowest, highest: extremes of each map enlarged to the image, shape (n,).
     """
 
-    cells: NDArray[np.float64]
-    lowest: NDArray[np.float64]
-    highest: NDArray[np.float64]
+    cells: FloatArray
+    lowest: FloatArray
+    highest: FloatArray
 
 
 def rectified_cells(maps: FloatArray, size: Grid = (224, 224)) -> RectifiedCells:

@@ -208,7 +208,7 @@ def folds_of(rows: Sequence[Row], n_folds: int, seed: int) -> list[Fold]:
         n_folds: how many.
         seed: of the order.
     """
-    ever = {}
+    ever: dict[int, bool] = {}
     for row in rows:
         ever[row["subject_id"]] = ever.get(row["subject_id"], False) or bool(row["is_case"])
 
@@ -302,14 +302,14 @@ def train_control_networks(
         if progress is not None:
             progress(number, len(waiting), f"control network {job.group.name}")
     # In the order of the groups, so that the same networks give the same batches.
-    for group, of_group in jobs.items():
+    for group, own_jobs in jobs.items():
         problems = [text for text in answers[group].values() if isinstance(text, str)]
         if problems:
             failed.append((group, problems[0]))
             continue
-        _commit(lake, options, list(_result_rows(of_group, answers[group], prints[group])))
+        _commit(lake, options, list(_result_rows(own_jobs, answers[group], prints[group])))
         trained.append(group)
-        for job in of_group:
+        for job in own_jobs:
             if job.state_file.is_file():
                 files.remove_file(job.state_file)
     return ControlReport(
@@ -321,7 +321,7 @@ def train_control_networks(
     )
 
 
-def _rows(lake: Lake, group: Group) -> list[Row]:
+def _rows(lake: Lake, group: Group) -> Sequence[Row]:
     """Labelled knee-visits of all splits with the images and maps that a group's networks need."""
     return lake.sql(
         "SELECT images.knee_visit, images.subject_id, maps.side, maps.timepoint, images.is_case, "

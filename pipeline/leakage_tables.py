@@ -187,7 +187,9 @@ def leakage_panels(tables: Mapping[str, pl.DataFrame]) -> list[Panel]:
             lines.setdefault(heading, []).append(
                 Estimate(
                     f"{CONTROL_NAMES[found['control']]} (n = {found['model']['n']:,})",
-                    *(term[name] for name in ("estimate", "ci_low", "ci_high")),
+                    term["estimate"],
+                    term["ci_low"],
+                    term["ci_high"],
                     term["cluster_ci_low"],
                     term["cluster_ci_high"],
                 )
@@ -205,11 +207,12 @@ def _results(tables: Mapping[str, pl.DataFrame]) -> list[dict[str, Any]]:
     tests: dict[Any, dict[str, float]] = {}
     for row in tables["regression_tests"].to_dicts():
         tests.setdefault((_place(row), row["full_model"]), {})[row["test"]] = row["p"]
-    orders = (list(BIOMARKER_NAMES), list(BONE_NAMES), list(POPULATION_NAMES))
     places = sorted(
         {place for place, _ in models},
-        key=lambda place: tuple(
-            order.index(name) for order, name in zip(orders, place, strict=True)
+        key=lambda place: (
+            list(BIOMARKER_NAMES).index(place[0]),
+            list(BONE_NAMES).index(place[1]),
+            list(POPULATION_NAMES).index(place[2]),
         ),
     )
     results = []
