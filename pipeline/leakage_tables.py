@@ -17,6 +17,8 @@ from pipeline.regression_tables import BIOMARKER_NAMES, BONE_NAMES, POPULATION_N
 
 Row = Mapping[str, Any]
 SIGNIFICANT = 0.05
+FEW_PARTICIPANTS = 40
+"""Below it neither the clustered test nor the likelihood ratio keeps its level."""
 COLUMNS = (
     "Biomarker",
     "Bone",
@@ -122,16 +124,26 @@ def decisive_p(tests: Mapping[str, float | None], population: str) -> float | No
     return tests.get("cluster_wald")
 
 
-def reading(control: str, main: float | None, own: float | None) -> str:
+def reading(
+    control: str, main: float | None, own: float | None, n_participants: int | None = None
+) -> str:
     """What a control's result says beside the main one.
 
     Args:
         control: name of the larger model.
         main: decisive p of the main test; None where there is none.
         own: that of the control.
+        n_participants: of the control's rows, where they are known; few make it no finding.
     """
     if own is None:
         return "No test: the models could not be fitted, or classes are separated."
+    sentence = _sentence(control, main, own)
+    if n_participants is not None and n_participants < FEW_PARTICIPANTS:
+        return f"{sentence} Of {n_participants} participants, this is no finding either way."
+    return sentence
+
+
+def _sentence(control: str, main: float | None, own: float) -> str:
     found = own < SIGNIFICANT
     if control == MAIN.name:
         return MAIN_READINGS[found]
@@ -233,7 +245,9 @@ def _results(tables: Mapping[str, pl.DataFrame]) -> list[dict[str, Any]]:
                     "model": model,
                     "term": terms.get((place, control.name, control.added)),
                     "tests": own,
-                    "reading": reading(control.name, main, decisive_p(own, population)),
+                    "reading": reading(
+                        control.name, main, decisive_p(own, population), model["n_clusters"]
+                    ),
                 }
             )
     return results

@@ -162,4 +162,6 @@ def test_every_result_has_a_sentence() -> None:
         for main in (None, 0.001, 0.5):
             for own in (None, 0.001, 0.5):
                 assert reading(control.name, main, own).endswith((".", "separated."))
+    assert "Of 12 participants, this is no finding" in reading("dl_shuffled", 0.001, 0.5, 12)
+    assert "participants" not in reading("dl_shuffled", 0.001, 0.5, 500)
     assert {len(set(sentences.values())) for sentences in READINGS.values()} == {4}

@@ -115,7 +115,7 @@ def test_a_second_run_computes_nothing(runs, house) -> None:
     ]
     assert versions[0] == versions[1]
     batches = Lake(house[0]).sql("SELECT step, count(*) FROM batches GROUP BY step").rows()
-    assert dict(batches) == {"clinical": 1, "published": 1, "statistics": 3}
+    assert dict(batches) == {"clinical": 1, "published": 1, "statistics": 4}
 
 
 class Balanced(HTMLParser):
@@ -133,8 +133,8 @@ class Balanced(HTMLParser):
 
 def test_files_are_written(runs, house) -> None:
     written = {path.name for path in (house[0] / "figures").iterdir()}
-    tables = ("table_2", "table_3", "table_3_published", "table_3_differences")
-    plots = ("forest_published", "forest_radiographic", "forest_nested")
+    tables = ("table_2", "table_3", "table_3_published", "table_3_differences", "leakage_controls")
+    plots = ("forest_published", "forest_radiographic", "forest_nested", "forest_leakage")
     assert written == {
         *(f"{name}.{form}" for name in tables for form in ("html", "md", "csv")),
         *(f"{name}.{form}" for name in plots for form in ("png", "svg")),
