@@ -135,7 +135,7 @@ def radiographic_regression(lake: LakeResource) -> dg.MaterializeResult:
 
 
 @dg.asset(
-    deps=["regression_cases"],
+    deps=["regression_cases", "dl_guided_biomarkers"],
     group_name=GROUP,
     owners=OWNERS,
     kinds={"python", "duckdb", "deltalake"},
@@ -150,3 +150,25 @@ def nested_regressions(lake: LakeResource) -> dg.MaterializeResult:
     run = run_nested(lake.open(), lake.settings())
     shown = {"table_3": "table_3.md", "forest_plot": "forest_nested.png"}
     return _materialized(lake, run, nested_files(run), shown)
+
+
+@dg.asset(
+    deps=["leakage_control_cases"],
+    group_name=GROUP,
+    owners=OWNERS,
+    kinds={"python", "duckdb", "deltalake"},
+    code_version=CODE_VERSION["statistics"],
+    automation_condition=WHEN_DATA_CHANGE,
+    pool=LAKE_WRITER,
+)
+def leakage_controls(lake: LakeResource) -> dg.MaterializeResult:
+    """Whether the DL-guided average still adds once one explanation is taken away.
+
+    Another patient's Grad-CAM, networks of permuted labels, permuted outcome, the other class, the
+    network's own logit, and networks that never saw the patient; each with how to read it.
+    """
+    from pipeline.association import leakage_files, run_leakage_controls
+
+    run = run_leakage_controls(lake.open(), lake.settings())
+    shown = {"controls": "leakage_controls.md", "forest_plot": "forest_leakage.png"}
+    return _materialized(lake, run, leakage_files(run), shown)

@@ -17,6 +17,7 @@ from assets import (
     clinical,
     cohort_figures,
     evaluation,
+    guided,
     images,
     imaging,
     segmentation,
@@ -58,6 +59,7 @@ def build_defs(**overrides: Any) -> dg.Definitions:
                     cohort_figures,
                     association,
                     atlas,
+                    guided,
                 ]
             ),
             *sql_assets(),

@@ -392,6 +392,11 @@ def _run_config(settings: Settings, assets: set[str]) -> dict[str, Any]:
             "n_permutations": settings.n_permutations,
             "min_models_correct": settings.min_models_correct,
         }
+    if "control_networks" in assets:
+        ops["control_networks"] = {
+            "preset": settings.classifier_preset,
+            "device": settings.device,
+        }
     if "sweep_runs" in assets:
         ops["sweep_runs"] = {"preset": settings.sweep_preset, "device": settings.device}
     return config | {"ops": {name: {"config": values} for name, values in ops.items()}}

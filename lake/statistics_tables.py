@@ -227,6 +227,19 @@ _PERFORMANCE = _result(
     grain=(*_MODEL_KEY, "evaluated_on", "threshold_rule"),
 )
 
+_STATEMENTS = _result(
+    "regression_statements",
+    "The SQL behind the regressions: one row per analysis and statement. It reads a view of rows "
+    "named for population, bone and biomarker.",
+    (
+        _ANALYSIS,
+        text("statement_sha256", "SHA-256 of the statement, as `regression_models` lists it."),
+        text("statement", "The statement that was run."),
+        BATCH_ID,
+    ),
+    grain=("analysis", "statement_sha256"),
+)
+
 _COMPARISONS = _result(
     "printed_comparisons",
     "Numbers of a printed table beside the same refitted: one row per number.",
@@ -259,6 +272,7 @@ STATISTICS_TABLES = (
     _TERMS,
     _TESTS,
     _PERFORMANCE,
+    _STATEMENTS,
     _COMPARISONS,
     *SPM_TABLES,
     *EVALUATION_TABLES,

@@ -13,14 +13,14 @@ import polars as pl
 
 import sql
 from lake.store import Lake
-from lake.tables import TABLES
-from lake.views import VIEW_GROUPS
 from pipeline import cohort_regressions as cohort
+from pipeline import leakage_controls as leakage
 from pipeline import published_regressions as published
 from pipeline.config import Settings
+from pipeline.leakage_tables import leakage_panels, leakage_table
 from pipeline.manuscript import table_files
 from pipeline.regression_figures import forest_plot, panels
-from pipeline.regression_tables import differences, table_2, table_3
+from pipeline.regression_tables import caution_notes, differences, table_2, table_3
 from pipeline.regressions import RESULT_TABLES, Results, fingerprint, is_current, store
 from stats.source import load_macros
 
@@ -145,24 +145,59 @@ def run_radiographic(
     )
 
 
+def _texts(*names: str) -> tuple[str, ...]:
+    """The queries of some views, which are part of what an analysis depends on."""
+    return tuple(sql.load(f"association/{name}").text for name in names)
+
+
 def run_nested(lake: Lake, settings: Settings, choices: Mapping[str, Any] | None = None) -> Run:
-    """Table 3 on the lake's cohort; with the DL-guided averages once the lake has a table of them.
+    """Table 3 on the lake's cohort, with the DL-guided averages of the rows that have one.
 
     Raises:
         LakeBusyError: another process is writing to the lake.
     """
-    query = sql.load("association/regression_cases").text
-    relations = {*TABLES, *(file.name for file in sql.views(VIEW_GROUPS))}
-    guided = cohort.DL_TABLE if cohort.DL_TABLE in relations else None
-    cases = cohort.nested_cases(guided)
     return _run(
         lake,
         settings,
         cohort.NESTED,
-        cases,
-        (query,),
+        cohort.nested_cases(cohort.DL_TABLE),
+        _texts("regression_cases", cohort.DL_TABLE),
         cohort.nested_regressions,
         choices,
+    )
+
+
+def run_leakage_controls(
+    lake: Lake, settings: Settings, choices: Mapping[str, Any] | None = None
+) -> Run:
+    """The main test of the DL-guided average and its leakage controls.
+
+    Raises:
+        LakeBusyError: another process is writing to the lake.
+    """
+    given = dict(choices or {})
+    split = str(given.get("regression_split", "test"))
+    as_networks = all(
+        given.get(name, default) == default
+        for name, default in (
+            ("cam_target", "pain"),
+            ("cam_scaling", "scaled"),
+            ("averaging", "map"),
+        )
+    )
+
+    def compute(connection: duckdb.DuckDBPyConnection, cases: str) -> Results:
+        return leakage.leakage_controls(connection, cases, split=split, with_networks=as_networks)
+
+    return _run(
+        lake,
+        settings,
+        leakage.ANALYSIS,
+        leakage.CASES,
+        (*_texts("leakage_control_cases", "regression_cases", cohort.DL_TABLE), split),
+        compute,
+        # Rows of all splits: the cross-fitted pair takes them.
+        {**given, "regression_split": "all"},
     )
 
 
@@ -183,7 +218,12 @@ def published_files(lake: Lake, run: Run) -> dict[str, bytes]:
     names = _compartment_names(lake)
     title = "Table 3 refitted from the published files"
     return {
-        **table_files("table_3_published", table_3(run.tables, names), title, run.notes),
+        **table_files(
+            "table_3_published",
+            table_3(run.tables, names),
+            title,
+            [*run.notes, *caution_notes(run.tables, names)],
+        ),
         **table_files(
             "table_3_differences",
             differences(run.tables["printed_comparisons"]),
@@ -206,9 +246,22 @@ def nested_files(run: Run) -> dict[str, bytes]:
     """Table 3 on the cohort and its forest plot."""
     title = "Table 3: what compartment and DL-guided averages add"
     return {
-        **table_files("table_3", table_3(run.tables), title, run.notes),
+        **table_files(
+            "table_3", table_3(run.tables), title, [*run.notes, *caution_notes(run.tables)]
+        ),
         # Of a dozen bones and biomarkers, only what the pairs of models differ by.
         **_forest("forest_nested", run, title, {}, (*cohort.COMPARTMENTS, cohort.DL_GUIDED)),
+    }
+
+
+def leakage_files(run: Run) -> dict[str, bytes]:
+    """The leakage controls and their forest plot."""
+    title = "Leakage controls of the DL-guided average"
+    shown = leakage_panels(run.tables)
+    return {
+        **table_files("leakage_controls", leakage_table(run.tables), title, run.notes),
+        "forest_leakage.png": forest_plot(shown, title, "png"),
+        "forest_leakage.svg": forest_plot(shown, title, "svg"),
     }
 
 

@@ -61,7 +61,7 @@ DEMOGRAPHICS = ("age_years", "bmi", "sex_female")
 COMPARTMENTS = ("medial", "lateral")
 DL_GUIDED = "dl_guided"
 DL_TABLE = "dl_guided_biomarkers"
-"""DL-guided averages: knee_visit, bone, biomarker, dl_guided; see `docs/statistics.md`."""
+"""DL-guided averages: knee_visit, bone, biomarker, compartment, dl_guided."""
 POPULATIONS = {"all_timepoints": "true", "first_timepoints": "is_first_timepoint"}
 """The paper's Table 3 has all timepoints of the test split; one row per patient is independent."""
 NESTED_NOTES = (
@@ -70,17 +70,23 @@ NESTED_NOTES = (
     "Population all_timepoints: every visit, as in the paper; first_timepoints: the first visit of "
     "each participant, whose rows are independent.",
     f"Coding: {SEX_CODING}.",
+    "The DL-guided average is that of the whole bone. A row whose Grad-CAM is all zero has none "
+    "and is left out of both models (n_dropped): often a knee the network is sure has no pain, so "
+    "that the rows left are no random part.",
     "Sensitivity, specificity and AUC are those of the rows fitted (threshold 0.5): optimistic.",
 )
 
 
-def nested_cases(dl_relation: str | None) -> str:
-    """The query of the rows of `nested_regressions`: cases and their DL-guided average."""
-    if dl_relation is None:
-        return f"SELECT *, NULL::DOUBLE AS {DL_GUIDED} FROM regression_cases"  # noqa: S608 - a name of ours
+def nested_cases(dl_relation: str) -> str:
+    """The query of the rows of `nested_regressions`: cases and their DL-guided average, if any.
+
+    Args:
+        dl_relation: with the columns of `sql/association/dl_guided_biomarkers.sql`.
+    """
     return (
         f"SELECT cases.*, guided.{DL_GUIDED} FROM regression_cases AS cases "  # noqa: S608 - the caller's relation
-        f"LEFT JOIN {dl_relation} AS guided USING (knee_visit, bone, biomarker)"
+        f"LEFT JOIN (FROM {dl_relation} WHERE compartment = 'whole') AS guided "
+        "USING (knee_visit, bone, biomarker)"
     )
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import polars as pl
 
 from pipeline.manuscript import number_text, p_text
+from pipeline.regression_cautions import cautions
 
 Row = dict[str, Any]
 BONE_NAMES: Mapping[str | None, str] = {
@@ -68,6 +69,7 @@ TABLE_3 = (
     "ROC in sample, % (sensitivity / specificity / AUC)",
     "Likelihood ratio, p",
     "Clustered Wald test, p",
+    "Caution",
 )
 TABLE_2 = (
     "Variable",
@@ -116,6 +118,36 @@ def _limited(value: float | None, digits: int) -> str:
     if value and not 10.0**-digits <= abs(value) < 1e5:
         return f"{value:.3g}"
     return number_text(value, digits)
+
+
+_MODEL_KEY = ("population", "bone", "biomarker", "model")
+
+
+def caution_notes(
+    tables: Mapping[str, pl.DataFrame], compartments: Mapping[str, Mapping[str, str]] = {}
+) -> list[str]:
+    """A sentence for each coefficient of the larger models that should not be read by itself."""
+    return [
+        f"{_where(caution.bone, caution.biomarker, caution.population)}: the coefficient of the "
+        f"{_in_sentence(term_name(caution.term, compartments.get(caution.bone or '', {})))} "
+        f"{caution.text}"
+        for caution in cautions(tables["regression_terms"].to_dicts())
+    ]
+
+
+def _where(bone: str | None, biomarker: str | None, population: str) -> str:
+    words = (
+        BONE_NAMES[bone],
+        BIOMARKER_NAMES.get(biomarker, biomarker or "-"),
+        POPULATION_NAMES.get(population, population),
+    )
+    first, *others = [word for word in words if word != "-"]
+    return ", ".join([first, *map(_in_sentence, others)])
+
+
+def _in_sentence(name: str) -> str:
+    """A name within a sentence: abbreviations keep their capitals."""
+    return name if name[1:2].isupper() or name[1:2].isdigit() else name[:1].lower() + name[1:]
 
 
 def _same(row: Row, other: Row, *names: str) -> bool:
@@ -169,6 +201,7 @@ def table_3(
         tables[name].to_dicts()
         for name in ("regression_terms", "regression_tests", "regression_performance")
     )
+    warned = list(cautions(terms))
     rows = []
     for model in models_in_order(tables):
         bone = model["bone"]
@@ -186,7 +219,7 @@ def table_3(
             _test_text(tests, model, "cluster_wald"),
         ]
         if model["reason"] is not None:
-            rows.append([*whole, f"not fitted: {model['reason']}", *["-"] * 6, *["-"] * 3])
+            rows.append([*whole, f"not fitted: {model['reason']}", *["-"] * 6, *["-"] * 4])
             continue
         of_model = [
             term for term in terms if _same(term, model, "population", "bone", "biomarker", "model")
@@ -204,6 +237,13 @@ def table_3(
                     _limited(term["cluster_se"], 4),
                     p_text(term["cluster_p"]),
                     *(closing if is_first else [""] * len(closing)),
+                    ", ".join(
+                        caution.short
+                        for caution in warned
+                        if caution.term == term["term"]
+                        and (caution.population, caution.bone, caution.biomarker, caution.model)
+                        == tuple(model[name] for name in _MODEL_KEY)
+                    ),
                 ]
             )
     return _frame(TABLE_3, rows)

@@ -28,6 +28,7 @@ RESULT_TABLES = (
     "regression_terms",
     "regression_tests",
     "regression_performance",
+    "regression_statements",
     "printed_comparisons",
 )
 
@@ -93,7 +94,14 @@ class Results:
 def add_fit(
     results: Results, question: Question, model: str, fit: LogitFit, terms: Sequence[str]
 ) -> None:
-    """Add a fitted model and its terms."""
+    """Add a fitted model, its terms and the statement that fitted it."""
+    digest = hashlib.sha256(fit.sql.encode()).hexdigest() if fit.sql else None
+    known = {row["statement_sha256"] for row in results.tables["regression_statements"]}
+    # A pair of nested models is one statement.
+    if digest is not None and digest not in known:
+        results.tables["regression_statements"].append(
+            {"statement_sha256": digest, "statement": fit.sql}
+        )
     results.tables["regression_models"].append(
         {
             **question.key,
@@ -114,7 +122,7 @@ def add_fit(
             "iterations": fit.iterations,
             "separated": fit.separated,
             "condition_number": _finite(fit.condition_number),
-            "statement_sha256": hashlib.sha256(fit.sql.encode()).hexdigest() if fit.sql else None,
+            "statement_sha256": digest,
         }
     )
     numbers = (

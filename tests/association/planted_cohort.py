@@ -38,7 +38,33 @@ class Planted:
     truth: Mapping[str, float]
 
 
-def planted_lake(root: Path, truth: Mapping[str, float], *, n_people: int, seed: int) -> Planted:
+GRID = (4, 8)
+"""Cells of a planted Grad-CAM; each sees one pixel, the upper half of them medial."""
+
+
+@dataclass(frozen=True)
+class Guidance:
+    """Maps of thickness and a network's Grad-CAM on them, one pixel a cell.
+
+    Attributes:
+        slope: what a mm of thickness does to the log odds of pain, at one cell of each knee's own.
+        leaks: whether the Grad-CAM points at a thin cell where the network says pain and at a thick
+            one where not; else it points at the knee's own cell. What the network says goes with
+            pain: its logit is normal with SD 1, its mean higher by 1.5 with pain.
+    """
+
+    slope: float = 0.0
+    leaks: bool = False
+
+
+def planted_lake(
+    root: Path,
+    truth: Mapping[str, float],
+    *,
+    n_people: int,
+    seed: int,
+    guidance: Guidance | None = None,
+) -> Planted:
     lake = Lake(root)
     tables = cohort_tables(simulate_cohort(n_people, seed=seed))
     _commit(lake, tables)
@@ -57,11 +83,91 @@ def planted_lake(root: Path, truth: Mapping[str, float], *, n_people: int, seed:
         slope * (rows[name].fill_null(CENTRES.get(name, 0.0)).to_numpy() - CENTRES.get(name, 0.0))
         for name, slope in truth.items()
     )
+    cells, own = np.zeros((rows.height, 0)), np.zeros(rows.height, int)
+    if guidance is not None:
+        cells = random.normal(2.3, 0.4, (rows.height, GRID[0] * GRID[1])).clip(0.2)
+        own = random.integers(0, cells.shape[1], rows.height)
+        half = cells.shape[1] // 2
+        rows = rows.with_columns(
+            medial=pl.Series(cells[:, :half].mean(axis=1)),
+            lateral=pl.Series(cells[:, half:].mean(axis=1)),
+        )
+        log_odds = log_odds + guidance.slope * (cells[np.arange(len(own)), own] - 2.3)
     chronic = random.random(rows.height) < 1 / (1 + np.exp(-log_odds))
     rows = rows.with_columns(chronic=pl.Series(chronic))
     _commit(lake, {"clinical_visits": _answers(tables["clinical_visits"], rows)})
     _add_thickness(lake, rows)
+    if guidance is not None:
+        logit = random.normal(1.5 * (chronic - 0.5), 1.0)
+        if guidance.leaks:
+            # Among the thinner half, or among the thicker.
+            rank = random.integers(0, half, len(own)) + half * (logit <= 0)
+            own = cells.argsort(axis=1)[np.arange(len(own)), rank]
+        _add_cams(lake, rows, cells, own, logit, random)
     return Planted(lake, truth)
+
+
+def _add_cams(
+    lake: Lake,
+    rows: pl.DataFrame,
+    cells: np.ndarray,
+    chosen: np.ndarray,
+    logit: np.ndarray,
+    random: np.random.Generator,
+) -> None:
+    """A network in use, what it says, where it looks, and the maps it looks at."""
+    from small_study import classifier_row
+
+    with lake.batch("classifiers", "all", "1", "c") as batch:
+        batch.add("classifiers", [classifier_row("chronic_pain", "femur", "thickness", "h")])
+    keys = ("knee_visit", "subject_id", "side", "timepoint")
+    n = cells.shape[1]
+    ones = [1.0] * n
+    for (timepoint,), visit in rows.with_row_index("place").group_by("timepoint"):
+        predictions, cams, sums = [], [], []
+        for row in visit.to_dicts():
+            place = row["place"]
+            key = {name: row[name] for name in keys}
+            model = {"task": "chronic_pain", "bone": "femur", "strategy": "thickness"}
+            made = {"checkpoint_hash": "h", "input_fingerprint": "f"}
+            predictions.append(
+                {
+                    **key,
+                    **model,
+                    **made,
+                    "logit_no": 0.0,
+                    "logit_yes": float(logit[place]),
+                    "probability": float(1 / (1 + np.exp(-logit[place]))),
+                    "predicted": bool(logit[place] > 0),
+                }
+            )
+            other = int(random.integers(0, n))
+            for target, cell in (("pain", chosen[place]), ("no_pain", other), ("contrastive", 0)):
+                weights = [0.0] * n
+                weights[int(cell)] = 2.0
+                grid = {"n_phi": GRID[0], "n_theta": GRID[1]}
+                extremes = {"cells": weights, "lowest": 0.0, "highest": 2.0}
+                cams.append({**key, **model, **made, "target": target, **grid, **extremes})
+            values = cells[place].tolist()
+            seen = {"value_sum": values, "weight_sum": ones}
+            surface = {f"{name}_surface": found for name, found in seen.items()}
+            what = {"biomarker": "cartilage_thickness", "compartment": "whole"}
+            sums.append(
+                {
+                    **key,
+                    "bone": "femur",
+                    **what,
+                    **grid,
+                    **seen,
+                    **surface,
+                    "input_fingerprint": "f",
+                }
+            )
+        with lake.batch("predictions", str(timepoint), "1", "c") as batch:
+            batch.add("predictions", predictions)
+        with lake.batch("guided", str(timepoint), "1", "c") as batch:
+            batch.add("cam_cells", cams)
+            batch.add("cell_sums", sums)
 
 
 def _commit(lake: Lake, tables: Mapping[str, pl.DataFrame]) -> None:

@@ -111,6 +111,7 @@ def test_dl_guided_averages_join_once_there_are_some(thickness: Planted) -> None
         # The Grad-CAM found the medial compartment: its average is what pain was drawn from.
         connection.execute(
             "CREATE TEMP TABLE guided AS SELECT knee_visit, bone, biomarker, "
+            "unnest(['whole', 'medial']) AS compartment, "
             "medial + 0.05 * sin(hash(knee_visit)) AS dl_guided FROM regression_cases "
             "WHERE is_first_timepoint"
         )

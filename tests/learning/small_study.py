@@ -1,5 +1,6 @@
 """Tables, drawn maps, images and classifiers of a small study, as the pipeline lands them."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,13 @@ class SmallStudy:
         return LakeSnapshot(self.lake.root).sql(query, values or None)
 
 
-def small_study(root: Path, people: int = 40, knees: int = 6) -> SmallStudy:
+def small_study(
+    root: Path,
+    people: int = 40,
+    knees: int = 6,
+    strategies: Sequence[str] = STRATEGIES,
+    bones: Sequence[str] = BONES,
+) -> SmallStudy:
     """People, `knees` of them drawn per visit, and a network with random weights per model."""
     lake = Lake(root)
     with lake.batch("clinical", "all", "1", "c") as batch:
@@ -49,8 +56,8 @@ def small_study(root: Path, people: int = 40, knees: int = 6) -> SmallStudy:
     ranges_id = fit_map_ranges(lake).ranges_id
     for timepoint in VISITS:
         materialize_images(lake, timepoint)
-    for strategy in STRATEGIES:
-        for bone in BONES:
+    for strategy in strategies:
+        for bone in bones:
             add_classifier(lake, "chronic_pain", bone, strategy, ranges_id)
     return SmallStudy(lake, Settings(lake_root=root, device="cpu"))
 
