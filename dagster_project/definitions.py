@@ -18,6 +18,7 @@ from assets import (
     evaluation,
     images,
     imaging,
+    report,
     segmentation,
 )
 from assets.resources import ClusterResource, LakeResource, ProgressResource
@@ -56,6 +57,7 @@ def build_defs(**overrides: Any) -> dg.Definitions:
                     clinical,
                     cohort_figures,
                     association,
+                    report,
                 ]
             ),
             *sql_assets(),

@@ -46,12 +46,11 @@ def flow(reading: Reading) -> Sequence[Block]:
         return ()
     source = Source("cohort_figures", ("cohort_flow", "pain_exclusions"))
     last = steps.sort("step_number").to_dicts()[-1]
-    count = Layout("Excluded")
     table = laid_out(
         steps.sort("step_number"),
         {
             "description": "Step",
-            "n_excluded": count,
+            "n_excluded": "Excluded",
             "n_remaining": "Remaining",
             "n_patients_remaining": "Patients",
             "share_remaining": Layout("Remaining, %", percent),
@@ -92,7 +91,7 @@ def splits(reading: Reading) -> Sequence[Block]:
     if balance.is_empty():
         return ()
     tests = reading.rows("split_tests").sort("model", "unit", descending=True)
-    columns = {
+    columns: dict[str, Layout | str] = {
         "model": Layout("Model", lambda name: MODEL_NAMES.get(name, name)),
         "unit": Layout("Rows", lambda name: UNIT_NAMES.get(name, name)),
         "sex_n": "n (sex)",
@@ -199,7 +198,7 @@ def agreement(reading: Reading) -> Sequence[Block]:
     if rows.is_empty():
         return ()
     summary = reading.rows("map_agreement_summary").sort("bone", "biomarker", "weighting")
-    columns = {
+    columns: dict[str, Layout | str] = {
         "bone": "Bone",
         "biomarker": Layout("Biomarker", lambda name: name.replace("_", " ")),
         "weighting": "Weighting",

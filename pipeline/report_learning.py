@@ -13,6 +13,7 @@ from typing import Any
 import polars as pl
 
 from lake.keys import STRATEGIES
+from models.gradcam import Target
 from pipeline.evaluation import Evaluation, Task, Visits, curves_of
 from pipeline.evaluation_results import ANALYSIS, NOTES
 from pipeline.evaluation_tables import COLUMNS, MODELS, TITLES, roc_figure, tables_of
@@ -291,7 +292,9 @@ def mean_maps(reading: Reading) -> Sequence[Block]:
 
     groups = reading.rows("cam_groups").sort("target", "agreement", "bone", "strategy")
     blocks: list[Block] = []
-    for group, target in (("tp_pain", "pain"), ("tn_no_pain", "no_pain")):
+    wanted: tuple[tuple[str, Target], ...] = (("tp_pain", "pain"), ("tn_no_pain", "no_pain"))
+    # Asked of every model, which takes long where there is nothing to find.
+    for group, target in wanted if reading.count("cam_index") else ():
         names = reading.read(
             "SELECT knee_visit FROM model_agreement WHERE agreement = $group ORDER BY ALL",
             group=group,

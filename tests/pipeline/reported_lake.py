@@ -1,4 +1,4 @@
-"""A small lake with results of every kind that a report shows, none of them computed from images."""
+"""A small lake with results of every kind that a report shows, none computed from images."""
 
 from pathlib import Path
 from typing import Any
