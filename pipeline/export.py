@@ -57,7 +57,7 @@ README = """# An export of kneelake
 | | |
 |---|---|
 | `tables/*.parquet`, `tables/*.csv` | tables and views of the lake; lists are JSON in the CSV |
-| `manuscript/*.tex`, `*.html`, `*.csv` | the report's tables: LaTeX (booktabs), to paste into Word, plain |
+| `manuscript/*.tex`, `*.html`, `*.csv` | the report's tables: LaTeX (booktabs), for Word, plain |
 | `read_kneelake.R` | reads any table into R with its types and factor levels |
 | `kneelake.sql` | the same tables as views: `duckdb -init kneelake.sql`, started in this folder |
 | `bids/` | biomarkers as a BIDS derivative |
@@ -69,11 +69,11 @@ numbers that begin with 1 are of simulated people.
 """
 
 
-def exported_relations(reading: Reading) -> list[str]:
-    """Every result table and main view with rows, by name."""
+def exported_relations() -> list[str]:
+    """Every result table and main view that this kneelake has, by name."""
     results = [name for name, table in TABLES.items() if table.step == "statistics"]
     names = sorted({*results, *STORED, *VIEWS})
-    return [name for name in names if has_relation(name) and reading.count(name)]
+    return [name for name in names if has_relation(name)]
 
 
 def export_files(
@@ -88,8 +88,10 @@ def export_files(
     """
     reading = Reading(lake, settings, table_assets)
     frames: dict[str, pl.DataFrame] = {}
-    for name in exported_relations(reading):
+    for name in exported_relations():
         rows = reading.rows(name)
+        if rows.is_empty():
+            continue
         frames[name] = rows.drop([column for column in _WITHHELD if column in rows.columns])
         buffer = io.BytesIO()
         frames[name].write_parquet(buffer)

@@ -79,7 +79,7 @@ def _forest(
             name,
             f"{title}: odds ratios",
             f"Forest plot of {len(shown)} models; estimates and intervals are in the table above.",
-            forest_plot(shown, title, "png"),
+            lambda: forest_plot(shown, title, "png"),
             _of(run.analysis),
         )
     ]
@@ -236,7 +236,7 @@ def published(reading: Reading) -> Sequence[Block]:
             "forest_published",
             f"{title}: odds ratios",
             "Forest plot of the models refitted; estimates are in the table above.",
-            published_files(reading.lake, run)["forest_published.png"],
+            lambda: published_files(reading.lake, run)["forest_published.png"],
             _of(PUBLISHED),
         ),
     )

@@ -57,7 +57,7 @@ class FigureBlock:
         name: of its file and its anchor, unique in a report.
         title: its caption.
         alt: what it shows, for who cannot see it.
-        png: the picture.
+        draw: gives the picture, a PNG; only a page asks for it.
         source: where its numbers come from.
         notes: below it.
     """
@@ -65,7 +65,7 @@ class FigureBlock:
     name: str
     title: str
     alt: str
-    png: bytes
+    draw: Callable[[], bytes]
     source: Source
     notes: tuple[str, ...] = ()
 

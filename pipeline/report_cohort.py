@@ -65,7 +65,7 @@ def flow(reading: Reading) -> Sequence[Block]:
             "Figure 2. Inclusion flowchart",
             "Flowchart of the criteria, in the order of the table below; it ends with "
             f"{last['n_remaining']:,} knee-visits of {last['n_patients_remaining']:,} patients.",
-            flowchart(steps, reasons, "png"),
+            lambda: flowchart(steps, reasons, "png"),
             source,
         ),
         TableBlock("cohort_flow", "The flowchart's numbers, and the paper's", table, source),
@@ -217,7 +217,7 @@ def agreement(reading: Reading) -> Sequence[Block]:
             "Figure S3. Means on the spherical map against means on the surface (Bland-Altman)",
             f"Bland-Altman plots of {n:,} knee-visits, a panel per bone and biomarker; the table "
             "below has biases and limits of agreement.",
-            bland_altman_figure(rows),
+            lambda: bland_altman_figure(rows),
             Source("knee_biomarkers", ("map_agreement",)),
         ),
         TableBlock(
@@ -251,7 +251,7 @@ def maps(reading: Reading) -> Sequence[Block]:
             f"Figure 3. Spherical maps of {name}",
             "Maps of bone shape, cartilage thickness and T2 over the sphere, a row per bone; grey "
             "where there is no value.",
-            maps_figure(reading.lake.knee_maps(name), title=name),
+            lambda: maps_figure(reading.lake.knee_maps(name), title=name),
             Source("spherical_maps", ("maps_index",)),
         ),
     )
@@ -275,7 +275,7 @@ def merges(reading: Reading) -> Sequence[Block]:
             "figure_4",
             f"Figure 4. Images of {name} ({where['bone']}) as the networks see them",
             f"Six images of one knee's {where['bone']}: {'; '.join(TITLES.values())}.",
-            strategies_figure(reading.lake, name, where["bone"]),
+            lambda: strategies_figure(reading.lake, name, where["bone"]),
             Source("training_images", ("image_index",)),
         ),
     )
@@ -292,9 +292,10 @@ def drawn(reading: Reading) -> TextBlock | None:
     lines = []
     if found["n"]:
         lines.append(
-            f"These are simulated knees. The maps of {found['n']:,} of {found['n_mapped']:,} "
-            "knee-visits with maps were drawn from kneelake's own model of a knee (table "
-            "drawn_knees); no scan was made of them. No number below says anything about people."
+            f"These are simulated knees. The maps of {found['n']:,} knee-visits were drawn from "
+            "kneelake's own model of a knee (table drawn_knees), and no scan was made of them; "
+            f"{found['n_mapped']:,} knee-visits have maps. No number below says anything about "
+            "people."
         )
     if found["n_people"]:
         lines.append(

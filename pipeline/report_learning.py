@@ -8,6 +8,7 @@ import csv
 import io
 import json
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import polars as pl
@@ -148,7 +149,7 @@ def _judged(reading: Reading, task: Task, visits: Visits) -> Sequence[Block]:
                 f"{title}: ROC curves, and below them how well probabilities are calibrated",
                 "A panel per bone and for their mean probability: ROC curves of the six models, "
                 "whose AUC the table has; below, the share of cases by predicted probability.",
-                roc_figure(found, title=title),
+                lambda: roc_figure(found, title=title),
                 _CURVES,
             )
         )
@@ -210,7 +211,7 @@ def sweep(reading: Reading) -> Sequence[Block]:
             "Figure S4. The best run of each initialisation, on the validation split",
             "Dots by bone and biomarker: sensitivity, specificity, AUC and its variation of the "
             "best run of each initialisation, as in the table below.",
-            sweep_figure(best),
+            lambda: sweep_figure(best),
             source,
         ),
         TableBlock(
@@ -308,7 +309,7 @@ def mean_maps(reading: Reading) -> Sequence[Block]:
                     title,
                     f"Mean Grad-CAM maps of {len(names):,} knees, a row per bone and a column per "
                     f"model, each on a scale of its own ({len(STRATEGIES)} models a bone).",
-                    mean_cams_figure(means, title=title),
+                    partial(mean_cams_figure, means, title=title),
                     Source("cam_maps", ("cam_locations", "model_agreement")),
                     ("A map of evidence is not a map of where pain comes from.",),
                 )
@@ -356,7 +357,7 @@ def sanity(reading: Reading) -> Sequence[Block]:
             "Similarity with the trained network's maps under random weights, permuted labels and "
             "another seed, and how the prediction changes as pixels are deleted or inserted; the "
             "numbers are in the table below.",
-            picture.read_bytes(),
+            picture.read_bytes,
             source,
             note,
         ),

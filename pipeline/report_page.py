@@ -28,6 +28,9 @@ from pipeline.report_reading import RESULTS_OF, Reading, has_relation
 TITLE = "Knee MRI biomarkers and chronic pain"
 _NUMBER = re.compile(r"^[-+]?[\d,.]+([e^][-+]?[\d.]+)?( ?%)?( [(±].*)?$")
 
+_SHORT = 14
+"""Letters up to which a number is kept on one line."""
+
 
 @dataclass(frozen=True)
 class Chapter:
@@ -124,6 +127,7 @@ def _rows(table: pl.DataFrame) -> list[list[dict[str, Any]]]:
                 "text": text,
                 "number": _NUMBER.match(text or "") is not None,
                 "strong": is_significant(heading, text),
+                "short": len(text or "") <= _SHORT,
             }
             for heading, text in zip(table.columns, row, strict=True)
         ]
