@@ -38,6 +38,7 @@ class Reading:
     table_assets: Mapping[str, str] = field(default_factory=dict)
     _versions: dict[str, str] = field(default_factory=dict)
     _runs: dict[str, Run | None] = field(default_factory=dict)
+    _rows: dict[str, pl.DataFrame] = field(default_factory=dict)
 
     def read(self, query: str, **values: Any) -> pl.DataFrame:
         """A query over tables and views."""
@@ -51,8 +52,11 @@ class Reading:
         """
         if not has_relation(relation):
             raise LakeError(f"{relation} is neither a table nor a view of this kneelake")
-        excluded = " EXCLUDE (batch_id)" if relation in TABLES else ""
-        return self.read(f"SELECT *{excluded} FROM {relation} ORDER BY ALL")  # noqa: S608 - known
+        if relation not in self._rows:
+            excluded = " EXCLUDE (batch_id)" if relation in TABLES else ""
+            query = f"SELECT *{excluded} FROM {relation} ORDER BY ALL"  # noqa: S608 - known
+            self._rows[relation] = self.read(query)
+        return self._rows[relation]
 
     def count(self, relation: str) -> int:
         """Rows of a table or view; 0 where this kneelake has none of that name."""

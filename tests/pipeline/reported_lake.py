@@ -13,10 +13,11 @@ from phantom.cohort import simulate_cohort
 from phantom.cohort_tables import cohort_tables
 from pipeline.association import run_nested, run_radiographic
 from pipeline.config import Settings
-from pipeline.evaluation import EvaluationOptions
-from pipeline.evaluation_results import evaluate_lake, store_evaluation
+from pipeline.evaluation import EvaluationOptions, evaluate
+from pipeline.evaluation_results import store_evaluation
+from stats.source import load_macros
 
-PEOPLE = 160
+PEOPLE = 120
 SPLIT_RULE = f"42|{4029 / 7437}|{1257 / 7437}"
 NAMES = ("knee_visit", "subject_id", "side", "timepoint")
 SPM = "spm_cam_pain"
@@ -36,9 +37,10 @@ def reported_lake(root: Path, seed: int = 3) -> Lake:
     settings = Settings(lake.root)
     run_radiographic(lake, settings)
     run_nested(lake, settings)
-    with lake.connect() as connection:
-        found = evaluate_lake(connection, EvaluationOptions(n_replicates=10))
-    store_evaluation(lake, settings, found, "f", 1)
+    with lake.connect(query="FROM scored_predictions") as connection:
+        load_macros(connection)
+        found = evaluate(connection, "chronic_pain", "first", EvaluationOptions(n_replicates=10))
+    store_evaluation(lake, settings, [found], "f", 1)
     _add_spm(lake, rng)
     return lake
 
