@@ -11,6 +11,7 @@ import dagster as dg
 
 from assets import (
     association,
+    atlas,
     cams,
     classifiers,
     clinical,
@@ -57,6 +58,7 @@ def build_defs(**overrides: Any) -> dg.Definitions:
                     clinical,
                     cohort_figures,
                     association,
+                    atlas,
                     report,
                 ]
             ),

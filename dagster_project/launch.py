@@ -30,6 +30,7 @@ from dagster_project.stages import Stage, stages
 from lake.files import write_whole
 from pipeline.cluster import Engine
 from pipeline.config import Settings
+from pipeline.map_comparisons import COMPARISONS
 
 if TYPE_CHECKING:
     from pipeline.ingest import Progress
@@ -385,6 +386,11 @@ def _run_config(settings: Settings, assets: set[str]) -> dict[str, Any]:
             "preset": settings.classifier_preset,
             "device": settings.device,
             "imagenet_weights": weights,
+        }
+    for name in sorted(set(COMPARISONS) & assets):
+        ops[name] = {
+            "n_permutations": settings.n_permutations,
+            "min_models_correct": settings.min_models_correct,
         }
     if "sweep_runs" in assets:
         ops["sweep_runs"] = {"preset": settings.sweep_preset, "device": settings.device}

@@ -6,6 +6,7 @@ poles of a map do. A knee's correspondence says where on its own map each point 
 with it every map of the knee (a biomarker, a Grad-CAM) can be read at the atlas's points.
 """
 
+import functools
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,12 +16,14 @@ from imaging.correspondence import (
     DEFAULT_OPTIONS,
     CorrespondenceOptions,
     CorrespondenceQuality,
-    Surface,
+    PreparedSource,
     correspond,
+    prepare_source,
 )
 from imaging.errors import BadInputError, Reason
 from imaging.labels import Bone
 from imaging.sphere import FRAMES, SphereFrame, read_map
+from imaging.triangles import Surface
 
 ATLAS_LEVEL = 5
 """Subdivisions of the icosahedron: 10,242 directions over the whole sphere, about 1 mm apart on a
@@ -49,12 +52,20 @@ class PreparedAtlas:
     """An atlas with all that does not depend on the knee matched to it.
 
     Attributes:
-        surface: of the reference knee's bone.
-        options: how knees are matched to it.
+        source: its surface, made ready.
     """
 
-    surface: Surface
-    options: CorrespondenceOptions
+    source: PreparedSource
+
+    @property
+    def surface(self) -> Surface:
+        """Of the reference knee's bone."""
+        return self.source.surface
+
+    @property
+    def options(self) -> CorrespondenceOptions:
+        """How knees are matched to it."""
+        return self.source.options
 
 
 def prepare_atlas(
@@ -69,7 +80,7 @@ def prepare_atlas(
     Raises:
         BadInputError: BAD_SURFACE, a surface without area.
     """
-    return PreparedAtlas(surface, options)
+    return PreparedAtlas(prepare_source(surface, options))
 
 
 def surface_of_map(
@@ -144,7 +155,7 @@ def match_to_atlas(
         raise ValueError("a prepared atlas is matched with the options it was prepared with")
     frame = FRAMES[bone]
     knee = surface_of_map(bone_shape_mm, frame, centroid_mm, name=name)
-    found = correspond(atlas.surface, knee, atlas.options, name=name)
+    found = correspond(atlas.source, knee, name=name)
     away = found.points_mm - centroid_mm
     rho = read_map(bone_shape_mm, frame, away)
     lost = found.on_border | ~np.isfinite(rho)
@@ -184,6 +195,7 @@ def read_on_atlas(
     return out
 
 
+@functools.cache
 def _directions(level: int) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Unit vectors of a subdivided icosahedron, and its triangles seen from outside."""
     golden = (1 + np.sqrt(5)) / 2

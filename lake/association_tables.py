@@ -144,7 +144,7 @@ ATLAS_TABLES = (
             text("biomarker", "The biomarker.", tuple(BIOMARKER_UNITS)),
             text(
                 "quantity",
-                "'value': the biomarker; 'cam_pain', 'cam_no_pain': signed Grad-CAM of the "
+                "'value': the biomarker; 'cam_pain', 'cam_no_pain': rectified Grad-CAM of the "
                 "biomarker's single model for that class.",
                 ("value", *(f"cam_{name}" for name in CAM_CLASSES)),
             ),

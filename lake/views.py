@@ -21,7 +21,7 @@ from lake.files import fsync_directory, fsync_file
 from lake.statistics_tables import ANALYSES
 from lake.tables import LEDGER_STEPS, TABLES, Table
 
-LAZY_GROUPS = ("cohort", "association", "learning")
+LAZY_GROUPS = ("cohort", "association", "learning", "atlas")
 """Views made only for queries that need them."""
 VIEW_GROUPS = ("lake", "biomarkers", *LAZY_GROUPS)
 

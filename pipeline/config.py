@@ -78,6 +78,9 @@ class Settings:
         sweep_preset: of the search for hyperparameters, likewise.
         imagenet_weights: file of a network's ImageNet weights, by network (`resnet50`).
         device: networks run on: 'cpu', 'cuda', or 'auto': a GPU where there is one.
+        n_permutations: rearrangements behind family-wise p-values of maps compared on the atlas.
+        min_models_correct: the k of "correct by k of 18" that makes the groups of Fig. 1; 18 is the
+            paper's intersection.
     """
 
     lake_root: Path = Path("lake_data")
@@ -91,6 +94,8 @@ class Settings:
     sweep_preset: str = ""
     imagenet_weights: Mapping[str, Path] = field(default_factory=dict)
     device: str = "auto"
+    n_permutations: int = 5000
+    min_models_correct: int = 18
 
     @classmethod
     def from_environment(cls, **overrides: Any) -> "Settings":
@@ -98,14 +103,16 @@ class Settings:
 
         KNEELAKE_ROOT, KNEELAKE_INBOX, KNEELAKE_SCHEME, KNEELAKE_WORKERS, KNEELAKE_SEGMENTER,
         KNEELAKE_SEGMENTATION_PRESET, KNEELAKE_CLASSIFIER_PRESET, KNEELAKE_SWEEP_PRESET,
-        KNEELAKE_DEVICE and KNEELAKE_IMAGENET_WEIGHTS (`resnet50=FILE,resnet18=FILE`).
+        KNEELAKE_DEVICE, KNEELAKE_PERMUTATIONS, KNEELAKE_MIN_MODELS_CORRECT and
+        KNEELAKE_IMAGENET_WEIGHTS (`resnet50=FILE,resnet18=FILE`).
 
         Args:
             **overrides: any attribute; None leaves it to the environment.
 
         Raises:
-            ValueError: KNEELAKE_WORKERS is not a whole number from 1 on, KNEELAKE_DEVICE is no
-                device, or KNEELAKE_IMAGENET_WEIGHTS names no file by network.
+            ValueError: KNEELAKE_WORKERS, KNEELAKE_PERMUTATIONS or KNEELAKE_MIN_MODELS_CORRECT is no
+                whole number in range, KNEELAKE_DEVICE is no device, or KNEELAKE_IMAGENET_WEIGHTS
+                names no file by network.
         """
         given = {name: value for name, value in overrides.items() if value is not None}
         return cls(
@@ -126,6 +133,10 @@ class Settings:
                 _imagenet_weights(os.environ.get("KNEELAKE_IMAGENET_WEIGHTS", "")),
             ),
             device=_device(given.pop("device", os.environ.get("KNEELAKE_DEVICE", "auto"))),
+            n_permutations=_whole(given, "n_permutations", "KNEELAKE_PERMUTATIONS", (20, 10**6)),
+            min_models_correct=_whole(
+                given, "min_models_correct", "KNEELAKE_MIN_MODELS_CORRECT", (1, 18)
+            ),
             **given,
         )
 
@@ -136,6 +147,15 @@ def _workers(asked: str | int | None) -> int:
     text = str(asked)
     if not text.isdecimal() or int(text) < 1:
         raise ValueError(f"KNEELAKE_WORKERS is {text!r}; give a whole number from 1 on")
+    return int(text)
+
+
+def _whole(given: dict[str, Any], name: str, variable: str, limits: tuple[int, int]) -> int:
+    """A whole number as given, else of the environment, else the default."""
+    text = str(given.pop(name, os.environ.get(variable) or getattr(Settings, name)))
+    low, high = limits
+    if not text.isdecimal() or not low <= int(text) <= high:
+        raise ValueError(f"{variable} is {text!r}; give a whole number from {low} to {high}")
     return int(text)
 
 

@@ -10,7 +10,7 @@ import dataclasses
 import hashlib
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -70,21 +70,28 @@ class DrawnReport:
     seconds: float
 
 
-def knees_to_draw(lake: Lake, timepoint: str | None = None, limit: int | None = None) -> list[Row]:
+def knees_to_draw(
+    lake: Lake,
+    timepoint: str | None = None,
+    limit: int | None = None,
+    only: Collection[str] | None = None,
+) -> list[Row]:
     """Knee-visits of the two tasks that have no maps, by name.
 
     Args:
         lake: with the clinical tables.
         timepoint: one visit; None for all.
         limit: at most so many; those of the chronic-pain task come first, then the first people.
+        only: knee-visits to choose from; None for all.
     """
     rows = lake.sql(
         "SELECT knee_visit, subject_id, side, timepoint, pain_label FROM cohort_candidates "
         "ANTI JOIN maps_index USING (knee_visit) "
         "WHERE (exclusion IS NULL OR exclusion = 'pain_definition') "
         "AND ($timepoint::VARCHAR IS NULL OR timepoint = $timepoint) "
+        "AND ($only::VARCHAR[] IS NULL OR list_contains($only, knee_visit)) "
         "ORDER BY exclusion IS NOT NULL, subject_id, timepoint LIMIT coalesce($n, 1000000)",
-        {"timepoint": timepoint, "n": limit},
+        {"timepoint": timepoint, "n": limit, "only": None if only is None else sorted(only)},
     ).to_dicts()
     return sorted(rows, key=lambda row: row["knee_visit"])
 
@@ -95,6 +102,7 @@ def land_drawn_maps(
     *,
     timepoint: str | None = None,
     limit: int | None = None,
+    only: Collection[str] | None = None,
     progress: Progress | None = None,
 ) -> DrawnReport:
     """Draw the maps of every knee-visit of the two tasks that has none, with their biomarkers.
@@ -106,13 +114,14 @@ def land_drawn_maps(
         plan: what to draw.
         timepoint: one visit; None for all.
         limit: see `knees_to_draw`.
+        only: see `knees_to_draw`.
         progress: told after each batch.
 
     Raises:
         LakeBusyError: another process is writing to the lake.
     """
     start = time.perf_counter()
-    wanted = knees_to_draw(lake, timepoint, limit)
+    wanted = knees_to_draw(lake, timepoint, limit, only)
     done = 0
     for visit in sorted({row["timepoint"] for row in wanted}):
         of_visit = [row for row in wanted if row["timepoint"] == visit]

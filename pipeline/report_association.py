@@ -279,8 +279,10 @@ def _spm(reading: Reading, analysis: str) -> Sequence[Block]:
     if compartments.is_empty():
         return ()
     title = f"SPM of {SPM_ANALYSES[analysis]}"
+    figure = _figure_1(reading, analysis, title)
     notes = reading.read("SELECT notes FROM analyses WHERE analysis = $name", name=analysis)
     return (
+        *figure,
         TableBlock(
             f"{analysis}_compartments",
             f"{title}: by compartment",
@@ -322,6 +324,32 @@ def _spm(reading: Reading, analysis: str) -> Sequence[Block]:
             ("A cluster says that some of it differs, not where in it.",),
         ),
     )
+
+
+def _figure_1(reading: Reading, analysis: str, title: str) -> list[Block]:
+    """Mean maps and p-values on the atlas; none where the lake has no vertices or no atlas."""
+    n = reading.read("SELECT count(*) FROM spm_points WHERE analysis = $name", name=analysis).item()
+    if not n or not reading.count("atlas_vertices"):
+        return []
+
+    def draw() -> bytes:
+        from pipeline.atlas_figures import figure_1
+        from pipeline.atlas_view import atlas_meshes, group_maps
+
+        # A page is read on a screen: half the resolution of print.
+        meshes, maps = atlas_meshes(reading.lake), group_maps(reading.lake, analysis)
+        return figure_1(meshes, maps, dpi=150, picture_px=280)
+
+    return [
+        FigureBlock(
+            f"{analysis}_figure",
+            f"Figure 1. {title}",
+            "Bone by bone and biomarker by biomarker: the two groups' mean maps on the atlas, and "
+            "the p-values of their difference. The tables below give it by compartment and cluster.",
+            draw,
+            Source(analysis, ("spm_points", "atlas_vertices", "atlas_triangles"), analysis),
+        )
+    ]
 
 
 def _words(name: str) -> str:

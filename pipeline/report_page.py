@@ -30,6 +30,8 @@ _NUMBER = re.compile(r"^[-+]?[\d,.]+([e^][-+]?[\d.]+)?( ?%)?( [(±].*)?$")
 
 _SHORT = 14
 """Letters up to which a number is kept on one line."""
+_LONG = 24
+"""Letters up to which it is set to the right: a longer cell holds several."""
 
 
 @dataclass(frozen=True)
@@ -125,7 +127,7 @@ def _rows(table: pl.DataFrame) -> list[list[dict[str, Any]]]:
         [
             {
                 "text": text,
-                "number": _NUMBER.match(text or "") is not None,
+                "number": len(text or "") <= _LONG and _NUMBER.match(text or "") is not None,
                 "strong": is_significant(heading, text),
                 "short": len(text or "") <= _SHORT,
             }

@@ -1,5 +1,7 @@
 """Maps tested together, as rows of the lake."""
 
+from collections.abc import Sequence
+
 import polars as pl
 
 from lake.store import Lake
@@ -16,7 +18,12 @@ NOTES = (
 
 
 def store_spm(
-    lake: Lake, settings: Settings, analysis: str, input_fingerprint: str, family: SpmFamily
+    lake: Lake,
+    settings: Settings,
+    analysis: str,
+    input_fingerprint: str,
+    family: SpmFamily,
+    notes: Sequence[str] = NOTES,
 ) -> None:
     """Write a family of maps as one batch; it replaces the analysis' former results.
 
@@ -26,6 +33,7 @@ def store_spm(
         analysis: its name.
         input_fingerprint: of what was analysed.
         family: what came out.
+        notes: what it assumes.
 
     Raises:
         LakeBusyError: another process is writing to the lake.
@@ -50,7 +58,7 @@ def store_spm(
                     "n_rows": max(one.n_cases for one in family.results.values()),
                     "n_results": sum(one.n_tested > 0 for one in family.results.values()),
                     "n_failed": sum(one.n_tested == 0 for one in family.results.values()),
-                    "notes": "\n".join(NOTES),
+                    "notes": "\n".join(notes),
                 }
             ],
         )
@@ -58,6 +66,50 @@ def store_spm(
             if rows.height:
                 columns = [column for column in TABLES[name].column_names if column in rows.columns]
                 batch.add(name, rows.select(pl.lit(analysis).alias("analysis"), *columns))
+
+
+def store_refusal(
+    lake: Lake,
+    settings: Settings,
+    analysis: str,
+    input_fingerprint: str,
+    n_cases: int,
+    n_maps: int,
+    reason: str,
+) -> None:
+    """Write of a family that it could not be tested and why; its former results leave the views.
+
+    Args:
+        lake: where to.
+        settings: what the row is written with.
+        analysis: its name.
+        input_fingerprint: of what was analysed.
+        n_cases: cases there were.
+        n_maps: maps of the family.
+        reason: why not.
+
+    Raises:
+        LakeBusyError: another process is writing to the lake.
+    """
+    with lake.batch(
+        "statistics",
+        ALL_TIMEPOINTS,
+        CODE_VERSION["statistics"],
+        config_hash(settings, "statistics"),
+    ) as batch:
+        batch.add(
+            "analyses",
+            [
+                {
+                    "analysis": analysis,
+                    "input_fingerprint": input_fingerprint,
+                    "n_rows": n_cases,
+                    "n_results": 0,
+                    "n_failed": n_maps,
+                    "notes": f"Not tested: {reason}",
+                }
+            ],
+        )
 
 
 def _as_text(clusters: pl.DataFrame) -> pl.DataFrame:

@@ -25,7 +25,7 @@ from pipeline.report_blocks import FigureBlock, TableBlock, small_p
 from pipeline.report_reading import Reading
 from pipeline.report_summary import summary
 
-AWAITED = {"spm_cam_pain", "spm_cam_predicted", "spm_biomarkers", "leakage_controls"}
+AWAITED = {"leakage_controls"}
 """Assets that sections name before they are there."""
 
 

@@ -1,0 +1,214 @@
+"""The association stage at the paper's size, and what it finds where something, or nothing, is.
+
+Three parts, `python -m benchmarks association`:
+
+1. 875 test knees x 3 bones from maps to tables: atlas, correspondences, maps on the atlas, cell
+   sums, three families of maps with 5,000 rearrangements, Table 3 and its controls; wall time by
+   step and the largest memory of this process and its workers.
+2. Point by point on 875 knees with a strong planted change: how well the family-wise significant
+   part of the surface agrees with the region (Dice, by area).
+3. 200 null cohorts: the same knees under labels drawn at random; how often anything is family-wise
+   significant, with its Monte Carlo interval.
+
+Predictions and Grad-CAM are planted (`planted_association`): no network is trained.
+"""
+
+import resource
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+from pipeline.guided import materialize_cell_sums
+from scipy.stats import binomtest
+
+from benchmarks.planted_association import planted_lake
+from imaging.labels import Bone
+from imaging.sphere import FRAMES
+from lake.store import Lake
+from phantom.map_cohort import PlantedEffect, planted_region
+from phantom.planted_pain import PainModel
+from pipeline.association import run_leakage_controls, run_nested
+from pipeline.atlas import AtlasBone, make_atlas, read_atlas
+from pipeline.atlas_maps import materialize_atlas_maps
+from pipeline.cluster import Cluster
+from pipeline.config import Settings
+from pipeline.correspondences import materialize_correspondences
+from pipeline.drawn_maps import DrawingPlan
+from pipeline.map_comparisons import COMPARISONS, compare_maps, map_name
+from stats.exchange import plan_exchange
+from stats.mesh import SurfaceMesh
+from stats.permutation import PermutationOptions, PermutedMap, family_wise_p, null_maxima
+from stats.tfce import tfce
+
+SEED = 5
+N_KNEES, N_PEOPLE = 875, 4796
+WORKERS = 2
+STRONG = PlantedEffect(thinning_mm=0.5, severity=0.0)
+N_NULL, N_NULL_PERMUTATIONS, N_NULL_KNEES = 200, 99, 200
+LEAST_DICE = 0.6
+
+
+@contextmanager
+def timed(name: str, taken: dict[str, float]) -> Iterator[None]:
+    """Add a step's wall seconds."""
+    start = time.perf_counter()
+    yield
+    taken[name] = taken.get(name, 0.0) + time.perf_counter() - start
+
+
+def peak_gib() -> tuple[float, float]:
+    """Largest resident memory of this process, and of the largest worker, GiB."""
+    own, workers = (
+        resource.getrusage(who).ru_maxrss / 2**20
+        for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    )
+    return own, workers
+
+
+def associate(lake: Lake, settings: Settings) -> dict[str, float]:
+    """The whole stage as the assets run it; seconds by step."""
+    taken: dict[str, float] = {}
+    cluster = Cluster("processes", WORKERS)
+    visits = sorted(lake.sql("SELECT DISTINCT timepoint FROM maps_index")["timepoint"])
+    with timed("atlas", taken):
+        make_atlas(lake, settings)
+    for timepoint in visits:
+        with timed("correspondences", taken):
+            materialize_correspondences(lake, timepoint, cluster=cluster)
+        with timed("atlas maps", taken):
+            materialize_atlas_maps(lake, timepoint)
+        with timed("cell sums", taken):
+            materialize_cell_sums(lake, settings, timepoint)
+    for name, comparison in COMPARISONS.items():
+        with timed(name, taken):
+            compare_maps(lake, settings, comparison)
+    steps: tuple[tuple[str, Callable[[Lake, Settings], object]], ...] = (
+        ("Table 3", run_nested),
+        ("leakage controls", run_leakage_controls),
+    )
+    for name, function in steps:
+        with timed(name, taken):
+            function(lake, settings)
+    return taken
+
+
+def region_on_atlas(bone: Bone, made: AtlasBone) -> NDArray[np.bool_]:
+    """Points of the atlas in the planted region: above half its height, on cartilage."""
+    frame = FRAMES[bone]
+    pixel = np.rint(frame.pixel(made.surface.vertices_mm - made.centroid_mm)).astype(int)
+    mask = planted_region(bone).mask
+    return mask[pixel[:, 0].clip(0, mask.shape[0] - 1), pixel[:, 1] % mask.shape[1]]
+
+
+def dice(one: NDArray[np.bool_], other: NDArray[np.bool_], area: NDArray[np.float64]) -> float:
+    """Overlap by area, 1 where they are the same."""
+    return float(2 * area[one & other].sum() / (area[one].sum() + area[other].sum()))
+
+
+def found_regions(lake: Lake) -> list[tuple[str, str, float, float]]:
+    """Bone, criterion, Dice with the planted region, and the share of the region found."""
+    rows = []
+    for bone, made in read_atlas(lake).items():
+        region = region_on_atlas(bone, made)
+        points = lake.sql(
+            "SELECT t, p_fwe_max_t, p_fwe_tfce FROM spm_points "
+            "WHERE analysis = 'spm_biomarkers' AND map = $map ORDER BY vertex",
+            {"map": map_name(bone, "cartilage_thickness")},
+        )
+        for criterion in ("p_fwe_max_t", "p_fwe_tfce"):
+            found = (points[criterion].fill_null(1.0) < 0.05).to_numpy()
+            inside = made.area_mm2[found & region].sum() / made.area_mm2[region].sum()
+            rows.append((bone, criterion, dice(found, region, made.area_mm2), float(inside)))
+    return rows
+
+
+def null_rates(lake: Lake) -> list[tuple[str, str, int]]:
+    """Of 200 labellings at random, those with anything family-wise significant, by map."""
+    atlas = read_atlas(lake)
+    rows = []
+    quantities = (("cartilage_thickness", "value"), ("cartilage_thickness", "cam_pain"))
+    for bone, (biomarker, quantity) in [("femur", one) for one in quantities]:
+        stored = lake.sql(
+            "SELECT values FROM current_atlas_maps WHERE bone = $bone AND biomarker = $biomarker "
+            "AND quantity = $quantity ORDER BY knee_visit LIMIT $n",
+            {"bone": bone, "biomarker": biomarker, "quantity": quantity, "n": N_NULL_KNEES},
+        )["values"]
+        values = np.array(stored.list.to_array(len(stored[0])).to_numpy(), dtype=np.float64)
+        mesh = atlas[bone].mesh
+        n_found = {"max t": 0, "tfce": 0}
+        for cohort in range(N_NULL):
+            rng = np.random.default_rng([SEED, cohort])
+            found = one_null(values, mesh, rng, cohort)
+            for name, smallest in found.items():
+                n_found[name] += smallest < 0.05
+        rows += [(f"{bone} {biomarker} {quantity}", name, n) for name, n in n_found.items()]
+    return rows
+
+
+def one_null(
+    values: NDArray, mesh: object, rng: np.random.Generator, seed: int
+) -> dict[str, float]:
+    """Smallest family-wise p of a random labelling with random covariates."""
+    assert isinstance(mesh, SurfaceMesh)
+    n = len(values)
+    group = rng.permutation(np.arange(n) < n // 3).astype(np.float64)
+    design = np.column_stack([np.ones(n), rng.standard_normal((n, 3)), group])
+    known = np.isfinite(values).all(axis=0)
+    y = np.where(known, values, 0.0)
+    solved = np.linalg.lstsq(design, y, rcond=None)[0]
+    variance = ((y - design @ solved) ** 2).sum(axis=0) / (n - design.shape[1])
+    spread = np.linalg.inv(design.T @ design)[-1, -1]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        t = np.where(known, solved[-1] / np.sqrt(variance * spread), np.nan)
+    options = PermutationOptions(N_NULL_PERMUTATIONS, seed)
+    plan = plan_exchange(group.astype(bool), None, "whole")
+    found = null_maxima([PermutedMap(values, np.isfinite(t), t, mesh)], design, plan, options)
+    enhanced = np.where(
+        known, tfce(t, mesh.area_mm2, mesh.neighbours, options.tfce_extent_power,
+                    options.tfce_height_power), np.nan,
+    )  # fmt: skip
+    return {
+        "max t": float(np.nanmin(family_wise_p(np.abs(t), found.abs_t[0]))),
+        "tfce": float(np.nanmin(family_wise_p(np.abs(enhanced), found.tfce[0]))),
+    }
+
+
+def run() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        plan = DrawingPlan(SEED, pain=PainModel(separation=2.0), effect=STRONG)
+        start = time.perf_counter()
+        lake = planted_lake(Path(folder) / "lake", plan, n_people=N_PEOPLE, n_knees=N_KNEES)
+        settings = Settings(lake_root=lake.root)
+        n = lake.sql("SELECT count(DISTINCT knee_visit) AS n FROM maps_index")["n"][0]
+        print(f"{n} test knees drawn in {time.perf_counter() - start:.0f} s")
+        taken = associate(lake, settings)
+        print("| step | wall s |\n|---|---|")
+        for name, seconds in taken.items():
+            print(f"| {name} | {seconds:.1f} |")
+        own, worker = peak_gib()
+        print(
+            f"| all | {sum(taken.values()):.1f} |\n\npeak memory {own:.2f} GiB, of the largest "
+            f"worker {worker:.2f} GiB (there are {WORKERS})\n"
+        )
+        quality = lake.sql(
+            "SELECT bone, count(*) AS n, avg(distance_mm) AS distance_mm, max(flipped_share) AS "
+            "flipped, avg(lost_share) AS lost FROM correspondences GROUP BY bone ORDER BY bone"
+        )
+        with pl.Config(tbl_hide_dataframe_shape=True, tbl_hide_column_data_types=True):
+            print(quality)
+        print("| bone | criterion | Dice | share of the region found |\n|---|---|---|---|")
+        for bone, criterion, overlap, inside in found_regions(lake):
+            print(f"| {bone} | {criterion} < 0.05 | {overlap:.2f} | {inside:.2f} |")
+        print("\n| null cohorts: map | criterion | significant | rate (95 % interval) |")
+        print("|---|---|---|---|")
+        for name, criterion, n_found in null_rates(lake):
+            interval = binomtest(n_found, N_NULL).proportion_ci(method="wilson")
+            print(
+                f"| {name} | {criterion} | {n_found} of {N_NULL} | {n_found / N_NULL:.3f} "
+                f"({interval.low:.3f}, {interval.high:.3f}) |"
+            )
