@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dagster_project.logit_cli import add_logit
+from dagster_project.report_cli import add_report
 from dagster_project.roc_cli import add_roc
 from dagster_project.spm_cli import add_spm
 from dagster_project.terminal import (
@@ -75,6 +76,7 @@ def _parser() -> argparse.ArgumentParser:
     add_logit(commands)
     add_roc(commands)
     add_spm(commands)
+    add_report(commands)
     _add_demo(commands)
     return parser
 

@@ -20,6 +20,7 @@ from assets import (
     guided,
     images,
     imaging,
+    report,
     segmentation,
 )
 from assets.resources import ClusterResource, LakeResource, ProgressResource
@@ -60,6 +61,7 @@ def build_defs(**overrides: Any) -> dg.Definitions:
                     association,
                     atlas,
                     guided,
+                    report,
                 ]
             ),
             *sql_assets(),

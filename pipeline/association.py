@@ -108,6 +108,12 @@ def _stored(lake: Lake, analysis: str, *, computed: bool) -> Run:
     )
 
 
+def stored_run(lake: Lake, analysis: str) -> Run | None:
+    """What the lake holds of an analysis; None where it has not been run."""
+    known = lake.sql("SELECT 1 FROM analyses WHERE analysis = $name", {"name": analysis})
+    return _stored(lake, analysis, computed=False) if known.height else None
+
+
 def run_published(lake: Lake, settings: Settings) -> Run:
     """Refit Table 3 from the published files in the lake.
 

@@ -132,9 +132,10 @@ def _raw(
     names = list(by_name) if knee_visits is None else list(knee_visits)
     missing = [name for name in names if name not in by_name]
     if missing or not names:
-        whose = f" of {missing[0]}" + (f" and {len(missing) - 1} more" if missing[1:] else "")
+        more = f" and {len(missing) - 1} more" if missing[1:] else ""
+        whose = f" of {missing[0]}{more}" if missing else ""
         raise LakeError(
-            f"there is no Grad-CAM of the {bone} {strategy} model{whose if missing else ''}; "
+            f"there is no Grad-CAM of the {bone} {strategy} model{whose}; "
             "materialize cam_maps (cam_splits says of which splits they are kept)"
         )
     found = [by_name[name] for name in names]

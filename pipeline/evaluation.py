@@ -80,6 +80,46 @@ def evaluate(
         StatisticsError: predictions that cannot be, such as a knee-visit twice in a model.
     """
     options = options or EvaluationOptions()
+    of_class, refused, scores = _judged(connection, task, visits)
+    is_empty = len(refused) == len(of_class)
+    independent = visits != "all"
+    performance = [] if is_empty else _performance(connection, scores, options, independent)
+    calibration = [] if is_empty else _calibration(connection, scores)
+    for (bone, strategy), reason in refused.items():
+        n, n_positive = of_class[bone, strategy]
+        row = {"bone": bone, "strategy": strategy, "n": n, "n_positive": n_positive}
+        calibration.append({**row, "reason": reason})
+        performance += [{**row, "metric": metric, "reason": reason} for metric in roc.METRICS]
+    key = {"task": task, "visits": visits}
+    return Evaluation(
+        task,
+        visits,
+        tuple({**key, **row} for row in performance),
+        tuple({**key, **row} for row in calibration),
+        tuple({**key, **row} for row in (_comparisons(connection) if independent else ())),
+        pl.DataFrame() if is_empty else _curves(connection, scores),
+        pl.DataFrame() if is_empty else roc.reliability(connection, scores).table,
+    )
+
+
+def curves_of(
+    connection: duckdb.DuckDBPyConnection, task: Task, visits: Visits
+) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """ROC curves and reliability bins of what `evaluate` judges, without judging it again.
+
+    Returns:
+        `curves` and `reliability` of `Evaluation`.
+    """
+    of_class, refused, scores = _judged(connection, task, visits)
+    if len(refused) == len(of_class):
+        return pl.DataFrame(), pl.DataFrame()
+    return _curves(connection, scores), roc.reliability(connection, scores).table
+
+
+def _judged(
+    connection: duckdb.DuckDBPyConnection, task: Task, visits: Visits
+) -> tuple[dict[tuple[str, str], tuple[int, int]], dict[tuple[str, str], str], Scores]:
+    """Make the tables of the rows judged: their counts by model, refused models, the scores."""
     connection.execute(
         f"CREATE OR REPLACE TEMP TABLE {_SCORED} AS "  # noqa: S608 - our own texts, values bound
         "SELECT bone, strategy, knee_visit, subject_id, is_case, probability "
@@ -104,25 +144,7 @@ def evaluate(
         subject="subject_id",
         case=("knee_visit",),
     )
-    is_empty = len(refused) == len(of_class)
-    independent = visits != "all"
-    performance = [] if is_empty else _performance(connection, scores, options, independent)
-    calibration = [] if is_empty else _calibration(connection, scores)
-    for (bone, strategy), reason in refused.items():
-        n, n_positive = of_class[bone, strategy]
-        row = {"bone": bone, "strategy": strategy, "n": n, "n_positive": n_positive}
-        calibration.append({**row, "reason": reason})
-        performance += [{**row, "metric": metric, "reason": reason} for metric in roc.METRICS]
-    key = {"task": task, "visits": visits}
-    return Evaluation(
-        task,
-        visits,
-        tuple({**key, **row} for row in performance),
-        tuple({**key, **row} for row in calibration),
-        tuple({**key, **row} for row in (_comparisons(connection) if independent else ())),
-        pl.DataFrame() if is_empty else _curves(connection, scores),
-        pl.DataFrame() if is_empty else roc.reliability(connection, scores).table,
-    )
+    return of_class, refused, scores
 
 
 def _one_class(n: int, n_positive: int) -> str | None:

@@ -33,7 +33,8 @@ def number_text(value: float | None, digits: int) -> str:
     return "-" if value is None else f"{value:.{digits}f}"
 
 
-def _is_significant(heading: str, text: str) -> bool:
+def is_significant(heading: str, text: str) -> bool:
+    """Whether a cell is a p-value below 0.05; which columns hold some, their heading tells."""
     if heading != "p" and not heading.endswith(", p"):
         return False
     try:
@@ -46,7 +47,7 @@ def _cells(table: pl.DataFrame, mark: str) -> Iterator[list[str]]:
     """The rows, p-values below 0.05 in bold as in the paper."""
     for row in table.to_dicts():
         yield [
-            mark.format(text) if _is_significant(heading, text) else text
+            mark.format(text) if is_significant(heading, text) else text
             for heading, text in row.items()
         ]
 

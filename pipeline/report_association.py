@@ -1,0 +1,356 @@
+"""Chronic pain and biomarkers: regressions and maps, the report's third chapter.
+
+Here: Tables 2 and 3, forest plots, suppression, controls, SPM, Table 3 refitted. Not here: any
+estimate (`association`, `spm_results`) or the layout of the tables (`regression_tables`).
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import polars as pl
+
+from pipeline.association import Run, published_files
+from pipeline.cohort_regressions import COMPARTMENTS, DL_GUIDED, NESTED, RADIOGRAPHIC
+from pipeline.published_regressions import ANALYSIS as PUBLISHED
+from pipeline.regression_figures import forest_plot, panels
+from pipeline.regression_tables import (
+    BIOMARKER_NAMES,
+    BONE_NAMES,
+    MODEL_NAMES,
+    POPULATION_NAMES,
+    differences,
+    table_2,
+    table_3,
+    term_name,
+)
+from pipeline.report_blocks import (
+    Block,
+    FigureBlock,
+    Layout,
+    Source,
+    TableBlock,
+    TextBlock,
+    fixed,
+    laid_out,
+    percent,
+    small_p,
+    text_table,
+)
+from pipeline.report_reading import Reading
+
+LEAKAGE = "leakage_controls"
+SPM_ANALYSES: Mapping[str, str] = {
+    "spm_cam_pain": "Grad-CAM, evidence for pain",
+    "spm_cam_predicted": "Grad-CAM, evidence for the predicted class (the authors' code)",
+    "spm_biomarkers": "Biomarkers",
+}
+REGRESSION_TABLES = (
+    "regression_models",
+    "regression_terms",
+    "regression_tests",
+    "regression_performance",
+)
+VIF_LIMIT = 5.0
+"""A variance inflation factor beyond which a coefficient is named below Table 3."""
+_INPUTS = {
+    NESTED: ("regression_cases",),
+    RADIOGRAPHIC: ("radiographic_cases",),
+    PUBLISHED: ("published_cases",),
+}
+
+
+def _of(analysis: str, *more: str) -> Source:
+    return Source(analysis, (*REGRESSION_TABLES, *_INPUTS.get(analysis, ()), *more), analysis)
+
+
+def _before(reading: Reading, analysis: str) -> list[Block]:
+    stale = reading.newer_input(analysis, _INPUTS[analysis])
+    return [TextBlock((stale,), "warning")] if stale else []
+
+
+def _forest(
+    name: str, run: Run, title: str, names: Mapping[str, Mapping[str, str]], only: Sequence[str]
+) -> list[Block]:
+    shown = panels(run.tables, names, only)
+    if not shown:
+        return []
+    return [
+        FigureBlock(
+            name,
+            f"{title}: odds ratios",
+            f"Forest plot of {len(shown)} models; estimates and intervals are in the table above.",
+            lambda: forest_plot(shown, title, "png"),
+            _of(run.analysis),
+        )
+    ]
+
+
+def radiographs(reading: Reading) -> Sequence[Block]:
+    """Table 2."""
+    run = reading.run(RADIOGRAPHIC)
+    if run is None:
+        return ()
+    title = "Table 2. Chronic pain and radiographic features"
+    return (
+        *_before(reading, RADIOGRAPHIC),
+        TableBlock("table_2", title, table_2(run.tables), _of(RADIOGRAPHIC), run.notes),
+        *_forest("forest_radiographic", run, title, {}, ()),
+    )
+
+
+def averages(reading: Reading) -> Sequence[Block]:
+    """Table 3 on the cohort."""
+    run = reading.run(NESTED)
+    if run is None or run.tables["regression_models"].is_empty():
+        return ()
+    title = "Table 3. What compartment and DL-guided averages add"
+    warned = unstable(run.tables)
+    return (
+        *_before(reading, NESTED),
+        TableBlock("table_3", title, table_3(run.tables), _of(NESTED), run.notes),
+        *_forest("forest_nested", run, title, {}, (*COMPARTMENTS, DL_GUIDED)),
+        *([_unstable_table("table_3_unstable", warned, NESTED)] if warned else []),
+    )
+
+
+def unstable(tables: Mapping[str, pl.DataFrame]) -> list[dict[str, Any]]:
+    """Coefficients not to be read alone: their sign turns with the DL-guided average, or VIF.
+
+    Args:
+        tables: `regression_terms` of one analysis.
+
+    Returns:
+        a row per term of a `dl_guided` model: its key, `estimate_before` in `classical` (None for
+        the added term), `estimate`, `vif`, `turns`.
+    """
+    terms = tables["regression_terms"].filter(pl.col("position") > 0)
+    key = ("population", "bone", "biomarker", "term")
+    before = {
+        tuple(row[name] for name in key): row["estimate"]
+        for row in terms.filter(pl.col("model") == "classical").to_dicts()
+    }
+    found = []
+    for row in terms.filter(pl.col("model") == "dl_guided").sort(*key, "position").to_dicts():
+        first, now = before.get(tuple(row[name] for name in key)), row["estimate"]
+        turns = first is not None and now is not None and first * now < 0
+        if turns or (row["vif"] or 0.0) > VIF_LIMIT:
+            found.append({**row, "estimate_before": first, "turns": turns})
+    return found
+
+
+def _unstable_table(name: str, rows: list[dict[str, Any]], analysis: str) -> TableBlock:
+    cells = [
+        [
+            BIOMARKER_NAMES.get(row["biomarker"], row["biomarker"]),
+            BONE_NAMES[row["bone"]],
+            POPULATION_NAMES.get(row["population"], row["population"]),
+            term_name(row["term"]),
+            fixed(3)(row["estimate_before"]),
+            fixed(3)(row["estimate"]),
+            fixed(1)(row["vif"]),
+            "yes" if row["turns"] else "no",
+        ]
+        for row in rows
+    ]
+    headings = (
+        "Biomarker",
+        "Bone",
+        "Rows",
+        "Variable",
+        "Without the DL-guided average",
+        "With it",
+        "VIF",
+        "Sign turns",
+    )
+    return TableBlock(
+        name,
+        "Coefficients not to be read alone",
+        text_table(headings, cells),
+        _of(analysis),
+        (
+            f"Listed: sign turns when the DL-guided average is added (suppression), or VIF above "
+            f"{VIF_LIMIT:g}. Averages of one cartilage share most of what they measure; such a "
+            "coefficient is not an effect of its own. The test of the pair of models stands.",
+        ),
+    )
+
+
+def controls(reading: Reading) -> Sequence[Block]:
+    """The leakage controls: the same models with averages of control networks."""
+    run = reading.run(LEAKAGE)
+    if run is None:
+        return ()
+    title = "Leakage controls: the models of Table 3 with control networks"
+    cells = [
+        [
+            BIOMARKER_NAMES.get(row["biomarker"], row["biomarker"] or "-"),
+            BONE_NAMES.get(row["bone"], row["bone"] or "-"),
+            POPULATION_NAMES.get(row["population"], row["population"]),
+            MODEL_NAMES.get(row["base_model"], row["base_model"]),
+            MODEL_NAMES.get(row["full_model"], row["full_model"]),
+            row["added"],
+            row["test"].replace("_", " "),
+            fixed(2)(row["chi2"]),
+            f"{row['df']}",
+            small_p(row["p"], row["ln_p"]),
+        ]
+        for row in run.tables["regression_tests"].to_dicts()
+    ]
+    headings = ("Biomarker", "Bone", "Rows", "Smaller", "Larger", "Added", "Test", "χ²", "df", "p")
+    return (
+        TableBlock(
+            "leakage_controls",
+            title,
+            text_table(headings, cells),
+            _of(LEAKAGE, "control_biomarkers"),
+            run.notes,
+        ),
+        TableBlock(
+            "leakage_controls_models",
+            f"{title}: coefficients",
+            table_3(run.tables),
+            _of(LEAKAGE, "control_biomarkers"),
+        ),
+    )
+
+
+def published(reading: Reading) -> Sequence[Block]:
+    """Table 3 refitted from the authors' files."""
+    run = reading.run(PUBLISHED)
+    if run is None or not run.n_rows:
+        return ()
+    title = "Table 3 refitted from the published files"
+    names = _compartments(reading)
+    return (
+        *_before(reading, PUBLISHED),
+        TableBlock(
+            "table_3_published", title, table_3(run.tables, names), _of(PUBLISHED), run.notes
+        ),
+        TableBlock(
+            "table_3_differences",
+            "Where the printed Table 3 differs from the published files",
+            differences(run.tables["printed_comparisons"]),
+            Source(PUBLISHED, ("printed_comparisons",), PUBLISHED),
+        ),
+        FigureBlock(
+            "forest_published",
+            f"{title}: odds ratios",
+            "Forest plot of the models refitted; estimates are in the table above.",
+            lambda: published_files(reading.lake, run)["forest_published.png"],
+            _of(PUBLISHED),
+        ),
+    )
+
+
+def _compartments(reading: Reading) -> dict[str, dict[str, str]]:
+    rows = reading.read("SELECT DISTINCT bone, compartment_1, compartment_2 FROM published_cases")
+    return {
+        row["bone"]: {
+            f"compartment_{place}_mm": f"{row[f'compartment_{place}']} thickness, mm"
+            for place in (1, 2)
+        }
+        for row in rows.to_dicts()
+    }
+
+
+def spm_cam_pain(reading: Reading) -> Sequence[Block]:
+    """Fig. 1's tables: Grad-CAM of one class, true positives against true negatives."""
+    return _spm(reading, "spm_cam_pain")
+
+
+def spm_cam_predicted(reading: Reading) -> Sequence[Block]:
+    """The same with each knee's predicted class, as in the authors' code."""
+    return _spm(reading, "spm_cam_predicted")
+
+
+def spm_biomarkers(reading: Reading) -> Sequence[Block]:
+    """The biomarkers themselves."""
+    return _spm(reading, "spm_biomarkers")
+
+
+def _spm(reading: Reading, analysis: str) -> Sequence[Block]:
+    compartments, clusters = (
+        reading.read(
+            f"SELECT * FROM {name} WHERE analysis = $analysis ORDER BY map, {second}",  # noqa: S608 - registry names
+            analysis=analysis,
+        )
+        for name, second in (("spm_compartments", "compartment"), ("spm_clusters", "cluster"))
+    )
+    if compartments.is_empty():
+        return ()
+    title = f"SPM of {SPM_ANALYSES[analysis]}"
+    figure = _figure_1(reading, analysis, title)
+    notes = reading.read("SELECT notes FROM analyses WHERE analysis = $name", name=analysis)
+    return (
+        *figure,
+        TableBlock(
+            f"{analysis}_compartments",
+            f"{title}: by compartment",
+            laid_out(
+                compartments,
+                {
+                    "map": Layout("Map", _words),
+                    "compartment": "Compartment",
+                    "tested_area_mm2": Layout("Tested, mm²", fixed(0)),
+                    "mean_group0": "Mean, group 0",
+                    "mean_group1": "Mean, group 1",
+                    "estimate": "Adjusted difference",
+                    "mean_hedges_g": Layout("Hedges' g", fixed(2)),
+                    "share_p05": Layout("p < 0.05 uncorrected, % of surface", percent),
+                    "share_fwe": Layout("Family-wise, % of surface", percent),
+                },
+            ),
+            Source(analysis, ("spm_compartments", "spm_points"), analysis),
+            tuple(notes["notes"][0].splitlines()) if notes.height else (),
+        ),
+        TableBlock(
+            f"{analysis}_clusters",
+            f"{title}: clusters",
+            laid_out(
+                clusters,
+                {
+                    "map": Layout("Map", _words),
+                    "cluster": "Cluster",
+                    "sign": Layout("Higher in", lambda sign: "group 1" if sign > 0 else "group 0"),
+                    "area_mm2": Layout("Area, mm²", fixed(0)),
+                    "peak_t": Layout("Peak t", fixed(2)),
+                    "mean_estimate": "Mean difference",
+                    "compartments": "Lies in",
+                    "p_fwe_area": Layout("Family-wise, p", small_p),
+                    "p_fwe_area_family": Layout("Over all maps, p", small_p),
+                },
+            ),
+            Source(analysis, ("spm_clusters",), analysis),
+            ("A cluster says that some of it differs, not where in it.",),
+        ),
+    )
+
+
+def _figure_1(reading: Reading, analysis: str, title: str) -> list[Block]:
+    """Mean maps and p-values on the atlas; none where the lake has no vertices or no atlas."""
+    n = reading.read("SELECT count(*) FROM spm_points WHERE analysis = $name", name=analysis).item()
+    if not n or not reading.count("atlas_vertices"):
+        return []
+
+    def draw() -> bytes:
+        from pipeline.atlas_figures import figure_1
+        from pipeline.atlas_view import atlas_meshes, group_maps
+
+        # A page is read on a screen: half the resolution of print.
+        meshes, maps = atlas_meshes(reading.lake), group_maps(reading.lake, analysis)
+        return figure_1(meshes, maps, dpi=150, picture_px=280)
+
+    return [
+        FigureBlock(
+            f"{analysis}_figure",
+            f"Figure 1. {title}",
+            "Bone by bone and biomarker by biomarker: the two groups' mean maps on the atlas, and "
+            "the p-values of their difference. The tables below give it by compartment and cluster.",
+            draw,
+            Source(analysis, ("spm_points", "atlas_vertices", "atlas_triangles"), analysis),
+        )
+    ]
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ")
