@@ -23,7 +23,6 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
-from pipeline.guided import materialize_cell_sums
 from scipy.stats import binomtest
 
 from benchmarks.planted_association import planted_lake
@@ -39,6 +38,7 @@ from pipeline.cluster import Cluster
 from pipeline.config import Settings
 from pipeline.correspondences import materialize_correspondences
 from pipeline.drawn_maps import DrawingPlan
+from pipeline.guided import materialize_cell_sums
 from pipeline.map_comparisons import COMPARISONS, compare_maps, map_name
 from stats.exchange import plan_exchange
 from stats.mesh import SurfaceMesh

@@ -345,7 +345,8 @@ def _figure_1(reading: Reading, analysis: str, title: str) -> list[Block]:
             f"{analysis}_figure",
             f"Figure 1. {title}",
             "Bone by bone and biomarker by biomarker: the two groups' mean maps on the atlas, and "
-            "the p-values of their difference. The tables below give it by compartment and cluster.",
+            "the p-values of their difference. The tables below give it by compartment and "
+            "cluster.",
             draw,
             Source(analysis, ("spm_points", "atlas_vertices", "atlas_triangles"), analysis),
         )
