@@ -3,10 +3,14 @@
 Here: the two assets. Not here: what they hold (`pipeline.report`, `pipeline.export`).
 """
 
+import dataclasses
+
 import dagster as dg
+from pydantic import Field
 
 from assets.imaging import TABLE_ASSETS
 from assets.resources import LakeResource
+from pipeline.config import Settings
 
 GROUP = "report"
 OWNERS = ["team:statistics"]
@@ -40,6 +44,18 @@ READS = [
 """What the sections of `pipeline.report.SECTIONS` show."""
 
 
+class ReportConfig(dg.Config):
+    """What the report is told besides the lake."""
+
+    min_models_correct: int = Field(
+        default=Settings.min_models_correct,
+        ge=1,
+        le=18,
+        description="Models (of 18) that have to be right for a knee to be in a group of Fig. 1; "
+        "as the comparisons were run with.",
+    )
+
+
 @dg.asset(
     deps=READS,
     group_name=GROUP,
@@ -48,11 +64,11 @@ READS = [
     # Raised by hand when the page changes.
     code_version="1",
 )
-def report(lake: LakeResource) -> dg.MaterializeResult:
+def report(config: ReportConfig, lake: LakeResource) -> dg.MaterializeResult:
     """The paper end to end as one HTML page, every number with what made it."""
     from pipeline.report import FILE, write_report
 
-    settings = lake.settings()
+    settings = dataclasses.replace(lake.settings(), min_models_correct=config.min_models_correct)
     folder = settings.lake_root / "figures"
     folder.mkdir(parents=True, exist_ok=True)
     path = write_report(lake.snapshot(), settings, TABLE_ASSETS, folder / FILE)

@@ -392,6 +392,8 @@ def _run_config(settings: Settings, assets: set[str]) -> dict[str, Any]:
             "n_permutations": settings.n_permutations,
             "min_models_correct": settings.min_models_correct,
         }
+    if "report" in assets:
+        ops["report"] = {"min_models_correct": settings.min_models_correct}
     if "control_networks" in assets:
         ops["control_networks"] = {
             "preset": settings.classifier_preset,

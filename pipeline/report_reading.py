@@ -41,8 +41,11 @@ class Reading:
     _rows: dict[str, pl.DataFrame] = field(default_factory=dict)
 
     def read(self, query: str, **values: Any) -> pl.DataFrame:
-        """A query over tables and views."""
-        return self.lake.sql(query, values or None)
+        """A query over tables and views, with the choices of these settings."""
+        choices = {}
+        if "agreement_parameters" in sql.needed_by(query, VIEW_GROUPS):
+            choices["min_models_correct"] = self.settings.min_models_correct
+        return self.lake.sql(query, values or None, choices or None)
 
     def rows(self, relation: str) -> pl.DataFrame:
         """A table or view, in an order of its own, without the batches.
