@@ -1,8 +1,13 @@
 """Fixtures of the pipeline's tests."""
 
+import sys
 from pathlib import Path
 
 import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from reported_lake import reported_lake
 
 from lake.store import Lake
 from pipeline.config import Settings
@@ -18,3 +23,9 @@ def settings(tmp_path: Path) -> Settings:
 @pytest.fixture
 def lake(settings: Settings) -> Lake:
     return Lake(settings.lake_root)
+
+
+@pytest.fixture(scope="session")
+def reported(tmp_path_factory: pytest.TempPathFactory) -> Lake:
+    """A lake with results of every kind that a report shows; not to be written to."""
+    return reported_lake(tmp_path_factory.mktemp("reported") / "lake")

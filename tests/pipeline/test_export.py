@@ -3,16 +3,11 @@
 import hashlib
 import json
 import re
-import sys
 from pathlib import Path
 
 import duckdb
 import polars as pl
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))
-
-from reported_lake import reported_lake
 
 from dagster_project.cli import main
 from lake.errors import LakeError
@@ -24,8 +19,8 @@ from pipeline.export_r import factor_levels
 
 
 @pytest.fixture(scope="module")
-def lake(tmp_path_factory: pytest.TempPathFactory) -> Lake:
-    return reported_lake(tmp_path_factory.mktemp("exported") / "lake", seed=4)
+def lake(reported: Lake) -> Lake:
+    return reported
 
 
 @pytest.fixture(scope="module")
@@ -159,7 +154,7 @@ def test_a_second_export_replaces_the_first(tmp_path: Path) -> None:
     write_export(lake, settings, {}, out)
     first = (out / "manifest.tsv").read_bytes()
     stale = out / "tables" / "gone.csv"
-    stale.parent.mkdir()
+    stale.parent.mkdir(exist_ok=True)
     stale.write_text("x")
     with (out / "manifest.tsv").open("a", encoding="utf-8") as manifest:
         manifest.write("tables/gone.csv\tx\n../outside\tx\n")

@@ -9,7 +9,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 
 from report_reader import PageReader
-from reported_lake import ODD_NOTE, SPM, reported_lake
+from reported_lake import ODD_NOTE, SPM
 
 from assets.imaging import TABLE_ASSETS
 from assets.report import READS
@@ -30,8 +30,8 @@ AWAITED = {"leakage_controls"}
 
 
 @pytest.fixture(scope="module")
-def lake(tmp_path_factory: pytest.TempPathFactory) -> Lake:
-    return reported_lake(tmp_path_factory.mktemp("reported") / "lake")
+def lake(reported: Lake) -> Lake:
+    return reported
 
 
 @pytest.fixture(scope="module")
@@ -249,12 +249,8 @@ def test_an_analysis_older_than_its_input_is_said_to_be(lake: Lake, tmp_path: Pa
     with other.batch("statistics", "all", "1", "c") as batch:
         batch.add("analyses", lake.sql("FROM analyses").filter(analysis=SPM).drop("batch_id"))
     with other.batch("clinical", "all", "1", "c") as batch:
-        batch.add(
-            "enrollees",
-            lake.sql("SELECT *, false AS retracted FROM enrollees_history LIMIT 1").select(
-                "subject_id", "retracted"
-            ),
-        )
+        people = lake.sql("FROM enrollees_history LIMIT 1")
+        batch.add("enrollees", people.drop("batch_id", "batch_number"))
     said = _reading(other).newer_input(SPM, ("enrollees",))
     assert "Batch 2" in said
     assert "(batch 1)" in said
