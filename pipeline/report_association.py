@@ -11,12 +11,12 @@ import polars as pl
 
 from pipeline.association import Run, published_files
 from pipeline.cohort_regressions import COMPARTMENTS, DL_GUIDED, NESTED, RADIOGRAPHIC
+from pipeline.leakage_tables import leakage_panels, leakage_table
 from pipeline.published_regressions import ANALYSIS as PUBLISHED
 from pipeline.regression_figures import forest_plot, panels
 from pipeline.regression_tables import (
     BIOMARKER_NAMES,
     BONE_NAMES,
-    MODEL_NAMES,
     POPULATION_NAMES,
     differences,
     table_2,
@@ -180,38 +180,24 @@ def controls(reading: Reading) -> Sequence[Block]:
     run = reading.run(LEAKAGE)
     if run is None:
         return ()
-    title = "Leakage controls: the models of Table 3 with control networks"
-    cells = [
-        [
-            BIOMARKER_NAMES.get(row["biomarker"], row["biomarker"] or "-"),
-            BONE_NAMES.get(row["bone"], row["bone"] or "-"),
-            POPULATION_NAMES.get(row["population"], row["population"]),
-            MODEL_NAMES.get(row["base_model"], row["base_model"]),
-            MODEL_NAMES.get(row["full_model"], row["full_model"]),
-            row["added"],
-            row["test"].replace("_", " "),
-            fixed(2)(row["chi2"]),
-            f"{row['df']}",
-            small_p(row["p"], row["ln_p"]),
-        ]
-        for row in run.tables["regression_tests"].to_dicts()
+    title = "Leakage controls of the DL-guided average"
+    source = _of(LEAKAGE, "leakage_control_cases", "control_biomarkers")
+    shown = leakage_panels(run.tables)
+    blocks: list[Block] = [
+        TableBlock("leakage_controls", title, leakage_table(run.tables), source, run.notes)
     ]
-    headings = ("Biomarker", "Bone", "Rows", "Smaller", "Larger", "Added", "Test", "χ²", "df", "p")
-    return (
-        TableBlock(
-            "leakage_controls",
-            title,
-            text_table(headings, cells),
-            _of(LEAKAGE, "control_biomarkers"),
-            run.notes,
-        ),
-        TableBlock(
-            "leakage_controls_models",
-            f"{title}: coefficients",
-            table_3(run.tables),
-            _of(LEAKAGE, "control_biomarkers"),
-        ),
-    )
+    if shown:
+        blocks.append(
+            FigureBlock(
+                "forest_leakage",
+                f"{title}: odds ratios",
+                f"Forest plot of the average's odds ratio under each control, {len(shown)} panels; "
+                "the table above has the numbers.",
+                lambda: forest_plot(shown, title, "png"),
+                source,
+            )
+        )
+    return blocks
 
 
 def published(reading: Reading) -> Sequence[Block]:

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import duckdb
 import polars as pl
 
 import sql
@@ -39,13 +40,18 @@ class Reading:
     _versions: dict[str, str] = field(default_factory=dict)
     _runs: dict[str, Run | None] = field(default_factory=dict)
     _rows: dict[str, pl.DataFrame] = field(default_factory=dict)
+    _chosen: list[duckdb.DuckDBPyConnection] = field(default_factory=list)
 
     def read(self, query: str, **values: Any) -> pl.DataFrame:
         """A query over tables and views, with the choices of these settings."""
-        choices = {}
-        if "agreement_parameters" in sql.needed_by(query, VIEW_GROUPS):
-            choices["min_models_correct"] = self.settings.min_models_correct
-        return self.lake.sql(query, values or None, choices or None)
+        if "agreement_parameters" not in sql.needed_by(query, VIEW_GROUPS):
+            return self.lake.sql(query, values or None)
+        if not self._chosen:
+            # Once: a connection with choices of its own makes every view anew.
+            choices = {"min_models_correct": self.settings.min_models_correct}
+            self._chosen.append(self.lake.connect(choices))
+        found = self._chosen[0].sql(query, params=values or None)
+        return pl.DataFrame(found.to_arrow_table())
 
     def rows(self, relation: str) -> pl.DataFrame:
         """A table or view, in an order of its own, without the batches.

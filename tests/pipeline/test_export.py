@@ -9,6 +9,7 @@ import duckdb
 import polars as pl
 import pytest
 
+from assets.resources import LakeSnapshot
 from dagster_project.cli import main
 from lake.errors import LakeError
 from lake.store import Lake
@@ -149,7 +150,7 @@ def test_r_is_told_types_and_levels(folder: Path) -> None:
 
 
 def test_a_second_export_replaces_the_first(tmp_path: Path) -> None:
-    lake, out = Lake(tmp_path / "lake"), tmp_path / "out"
+    lake, out = LakeSnapshot(tmp_path / "lake"), tmp_path / "out"
     settings = Settings(lake.root)
     write_export(lake, settings, {}, out)
     first = (out / "manifest.tsv").read_bytes()
