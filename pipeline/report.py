@@ -84,6 +84,7 @@ SECTIONS: tuple[Section, ...] = (
         association.radiographs,
     ),
     Section(CAMS, "Mean Grad-CAM of the groups", "cam_maps", learning.mean_maps),
+    Section(CAMS, "From cells to a heat map (Fig. 5)", "cam_maps", learning.one_knee),
     Section(CAMS, "Sanity checks", "cam_sanity", learning.sanity),
     Section(CAMS, "SPM of Grad-CAM for pain (Fig. 1)", "spm_cam_pain", association.spm_cam_pain),
     Section(

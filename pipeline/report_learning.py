@@ -338,6 +338,46 @@ def mean_maps(reading: Reading) -> Sequence[Block]:
     return blocks
 
 
+def one_knee(reading: Reading) -> Sequence[Block]:
+    """Fig. 5: from a network's cells to a heat map on one knee's bone."""
+    found = reading.read(
+        "SELECT knee_visit, cams.bone, count(*) AS n_cams, any_value(images.part) AS part, "
+        "any_value(images.row) AS row FROM cam_locations AS cams "
+        "JOIN image_index AS images USING (knee_visit, bone) "
+        "JOIN maps_index USING (knee_visit, bone) WHERE task = 'chronic_pain' "
+        "GROUP BY knee_visit, cams.bone "
+        "ORDER BY cams.bone <> 'femur', n_cams DESC, bool_or(is_case) DESC, knee_visit LIMIT 1"
+    ).to_dicts()
+    if not found:
+        return ()
+    [knee] = found
+    name, bone = knee["knee_visit"], knee["bone"]
+
+    def draw() -> bytes:
+        from lake.arrays import read_rows
+        from pipeline.images import PLANES_VARIABLE
+        from pipeline.knee_figures import figure_5
+        from pipeline.knee_view import knee_cams
+
+        part = reading.lake.knee_maps(name)[bone]
+        [planes] = read_rows(reading.lake.root, PLANES_VARIABLE, [(knee["part"], knee["row"])])
+        # A page is read on a screen: half the resolution of print.
+        cams = knee_cams(reading.lake, name, bone)
+        return figure_5(part, planes, cams, dpi=120, picture_px=280)
+
+    return (
+        FigureBlock(
+            "figure_5",
+            f"Figure 5. From a network's cells to the bone: {name}, {bone}",
+            "A row per single biomarker: the image the network is given, its Grad-CAM for pain on "
+            "the network's own grid, that enlarged over the map, and on the bone's surface.",
+            draw,
+            Source("cam_maps", ("cam_locations", "image_index", "maps_index")),
+            ("A map of evidence is not a map of where pain comes from.",),
+        ),
+    )
+
+
 def sanity(reading: Reading) -> Sequence[Block]:
     """The checks of Grad-CAM, which are files of their asset and not rows of the lake."""
     folder = reading.lake.root / "figures"

@@ -9,9 +9,19 @@ from lake.keys import BIOMARKER_UNITS
 from pipeline.cohort_regressions import NESTED, RADIOGRAPHIC
 from pipeline.evaluation_results import ANALYSIS as EVALUATION
 from pipeline.evaluation_tables import COLUMNS, MODELS
-from pipeline.regression_tables import BIOMARKER_NAMES
+from pipeline.leakage_tables import leakage_table
+from pipeline.regression_tables import BIOMARKER_NAMES, POPULATION_NAMES
 from pipeline.report_association import LEAKAGE, SPM_ANALYSES
-from pipeline.report_blocks import Block, Source, TextBlock, counted, interval, percent, small_p
+from pipeline.report_blocks import (
+    NOTHING,
+    Block,
+    Source,
+    TextBlock,
+    counted,
+    interval,
+    percent,
+    small_p,
+)
 from pipeline.report_reading import Reading, has_relation
 
 INDEPENDENCE = (
@@ -163,14 +173,18 @@ def _surfaces(reading: Reading) -> tuple[list[str], Source]:
 def _controls(reading: Reading) -> tuple[list[str], Source]:
     more = ("control_biomarkers",) if has_relation("control_biomarkers") else ()
     source = Source(LEAKAGE, ("regression_tests", *more), LEAKAGE)
-    rows = reading.read(
-        "SELECT * FROM regression_tests WHERE analysis = $analysis "
-        "AND test = 'likelihood_ratio' ORDER BY population, biomarker, bone, full_model",
-        analysis=LEAKAGE,
-    ).to_dicts()
-    return [
-        f"Leakage control, {(row['biomarker'] or '').replace('_', ' ')}, {row['bone'] or 'all'}, "
-        f"{row['population'].replace('_', ' ')}: adding {row['added']} to {row['base_model']} "
-        f"({row['full_model']}), likelihood ratio p = {small_p(row['p'], row['ln_p'])}."
-        for row in rows
-    ], source
+    run = reading.run(LEAKAGE)
+    if run is None:
+        return [], source
+    first = POPULATION_NAMES["first_timepoints"]
+    found = []
+    for row in leakage_table(run.tables).to_dicts():
+        # The rows of first visits are in the table; here the paper's.
+        if row["Rows"] != first:
+            p = row["Clustered Wald test, p"]
+            tested = "" if p == NOTHING else f" clustered Wald p = {p}."
+            found.append(
+                f"Leakage control. {row['Biomarker']}, {row['Bone'].lower()}; "
+                f"{row['Average added']}:{tested} {row['Reading']}"
+            )
+    return found, source
