@@ -31,9 +31,9 @@ update_association = dg.define_asset_job(
     UPDATE_ASSOCIATION,
     # What is of a visit, and networks, are asked for by themselves.
     selection=dg.AssetSelection.groups("association")
-    - dg.AssetSelection.assets("cell_sums", "control_networks"),
+    - dg.AssetSelection.assets("correspondences", "atlas_maps", "cell_sums", "control_networks"),
     description=(
         "Tables 2 and 3: published tables of the inbox refitted, the same models on the cohort "
-        "with DL-guided averages, and the leakage controls."
+        "with DL-guided averages, and the leakage controls; and maps compared on the atlas."
     ),
 )

@@ -131,7 +131,7 @@ def most_probable_weights(
     n_sample, n_basis = basis.shape
 
     def summed(values: FloatArray) -> FloatArray:
-        return np.bincount(sample, values, minlength=n_sample)
+        return np.asarray(np.bincount(sample, values, minlength=n_sample), dtype=np.float64)
 
     # All matches of a sample share its row of the basis: add them up before the large product.
     along = (normals * wanted).sum(axis=1)

@@ -123,7 +123,9 @@ def _add_cams(
     keys = ("knee_visit", "subject_id", "side", "timepoint")
     n = cells.shape[1]
     ones = [1.0] * n
-    for (timepoint,), visit in rows.with_row_index("place").group_by("timepoint"):
+    for (timepoint,), visit in rows.with_row_index("place").group_by(
+        "timepoint", maintain_order=True
+    ):
         predictions, cams, sums = [], [], []
         for row in visit.to_dicts():
             place = row["place"]

@@ -17,11 +17,13 @@ from lake.errors import LakeError
 from lake.store import Lake
 from phantom.map_cohort import PlantedEffect, planted_region
 from phantom.planted_pain import PainModel
-from pipeline.atlas import make_atlas, read_atlas
+from pipeline.atlas import AtlasBone, make_atlas, read_atlas
 from pipeline.atlas_maps import materialize_atlas_maps
+from pipeline.atlas_view import atlas_meshes, group_maps
 from pipeline.cluster import Cluster
 from pipeline.config import Settings
 from pipeline.correspondences import materialize_correspondences
+from pipeline.guided import materialize_cell_sums
 from pipeline.map_comparisons import COMPARISONS, ComparisonOptions, compare_maps
 
 PLAN_SEED = 3
@@ -52,6 +54,13 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Lake:
 
 def settings_of(lake: Lake) -> Settings:
     return Settings(lake_root=lake.root)
+
+
+def planted_at(made: AtlasBone) -> np.ndarray:
+    """Height of the femur's planted region at the atlas's points, 1 in its middle."""
+    pixel = FRAMES["femur"].pixel(made.surface.vertices_mm - made.centroid_mm)
+    row, column = np.rint(pixel).astype(int).T
+    return planted_region("femur").profile[row.clip(0, 223), column % 224]
 
 
 @pytest.fixture
@@ -214,10 +223,8 @@ def test_comparison_finds_what_was_planted(copy: Lake) -> None:
     )
     made = read_atlas(copy)["femur"]
     assert len(points) == len(made.surface.vertices_mm)
-    # The planted region at the atlas's points: pain thins the cartilage there.
-    away = made.surface.vertices_mm - made.centroid_mm
-    pixel = np.rint(FRAMES["femur"].pixel(away)).astype(int)
-    region = planted_region("femur").profile[pixel[:, 0].clip(0, 223), pixel[:, 1] % 224]
+    # Pain thins the cartilage there.
+    region = planted_at(made)
     t = points["t"].to_numpy()
     peak = int(np.nanargmin(t))
     assert region[peak] > 0.5
@@ -232,9 +239,34 @@ def test_comparison_finds_what_was_planted(copy: Lake) -> None:
     assert compare_maps(copy, settings_of(copy), comparison, other).state == "computed"
 
 
-def test_comparison_of_cams_waits_for_them(copy: Lake) -> None:
-    run = compare_maps(copy, settings_of(copy), COMPARISONS["spm_cam_pain"], OPTIONS)
-    assert run.state == "waiting"
+def test_comparison_of_cams_waits_for_them_and_finds_where_they_lie(copy: Lake) -> None:
+    settings = settings_of(copy)
+    assert compare_maps(copy, settings, COMPARISONS["spm_cam_pain"], OPTIONS).state == "waiting"
+    materialize_cell_sums(copy, settings, VISIT)
+    run = compare_maps(copy, settings, COMPARISONS["spm_cam_pain"], OPTIONS)
+    assert run.state == "computed"
+    agreed = copy.sql(
+        "SELECT is_tp_pain, count(*) AS n FROM spm_cases WHERE timepoint = $visit GROUP BY ALL",
+        {"visit": VISIT},
+        {"min_models_correct": OPTIONS.min_models_correct},
+    )
+    counts = dict(agreed.rows())
+    assert (run.n_group1, run.n_group0) == (counts[True], counts[False])
+    [one] = [
+        found for found in group_maps(copy, "spm_cam_pain")
+        if found.name == "femur_cartilage_thickness"
+    ]  # fmt: skip
+    # Evidence for pain was planted in the region of true positives, and is noise in true negatives.
+    made = read_atlas(copy)["femur"]
+    at = planted_at(made)
+    assert at[int(np.nanargmax(one.t))] > 0.2
+    assert one.mean_group1[at > 0.8].min() > one.mean_group0[at > 0.8].max()
+    assert len(atlas_meshes(copy)["femur"].vertices_mm) == len(one.t)
+    # Scaled knee by knee on the enlarged map, of which the atlas sees a part.
+    scaled = copy.sql("FROM scaled_cam_maps WHERE target = 'pain' AND values IS NOT NULL")
+    values = np.concatenate([np.array(row, dtype=float) for row in scaled["values"]])
+    assert np.nanmin(values) >= 0
+    assert np.nanmax(values) <= 1 + 1e-6
 
 
 def test_too_few_knees_are_refused_with_the_reason(copy: Lake) -> None:
