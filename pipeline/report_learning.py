@@ -307,7 +307,7 @@ def mean_maps(reading: Reading) -> Sequence[Block]:
                 FigureBlock(
                     f"mean_cams_{group}",
                     title,
-                    f"Mean Grad-CAM maps of {len(names):,} knees, a row per bone and a column per "
+                    f"Mean Grad-CAM maps, knees: {len(names):,}; a row per bone and a column per "
                     f"model, each on a scale of its own ({len(STRATEGIES)} models a bone).",
                     partial(mean_cams_figure, means, title=title),
                     Source("cam_maps", ("cam_locations", "model_agreement")),
