@@ -64,7 +64,9 @@ class CorrespondenceOptions:
     Attributes:
         prior: which displacements are expected.
         noise_mm: expected distance between the surfaces, one value per iteration, falling.
-        tangential: weight of the distance within the surface against that along the normal.
+        tangential: weight of the distance within the surface against that along the normal, where
+            maximum and minimum curvature differ by 1 / `curvature_radius_mm` or more; less where
+            they differ less.
         normal_mm: distance that a difference of normals of one radian counts for in matching.
         curvature_mm: distance that a difference of curvature of 1 / `curvature_radius_mm` does.
         curvature_radius_mm: radius of the neighbourhood curvatures are fitted over.
@@ -75,11 +77,11 @@ class CorrespondenceOptions:
     """
 
     prior: DisplacementPrior = field(default_factory=DisplacementPrior)
-    noise_mm: tuple[float, ...] = (4.0, 3.0, 2.0, 1.5, 1.0, 0.7, 0.5, 0.4, 0.3, 0.3)
-    tangential: float = 0.03
+    noise_mm: tuple[float, ...] = (3.0, 2.0, 1.5, 1.0, 0.7, 0.5, 0.4, 0.3, 0.3, 0.3)
+    tangential: float = 0.08
     normal_mm: float = 15.0
     curvature_mm: float = 8.0
-    curvature_radius_mm: float = 6.5
+    curvature_radius_mm: float = 5.0
     n_source: int = 2500
     n_target: int = 20000
     n_backward: int = 2500
@@ -308,6 +310,8 @@ def _bend(source: PreparedSource, target: Samples) -> tuple[FloatArray, float]:
     tree = cKDTree(theirs)
     some = slice(None, None, max(1, len(target.points) // options.n_backward))
     asking, asked = target.every(some.step), theirs[some]
+    # Where a surface curves alike in all directions nothing tells a place from the one beside it.
+    telling = np.minimum(source.curvature[:, 0] - source.curvature[:, 1], 1.0)
     weights = np.zeros((source.basis.shape[1], 3))
     unmatched = 1.0
     for noise in options.noise_mm:
@@ -330,7 +334,7 @@ def _bend(source: PreparedSource, target: Samples) -> tuple[FloatArray, float]:
             there - own.points[rows],
             np.linalg.norm(there - points[rows], axis=1),
             noise * size,
-            options.tangential,
+            options.tangential * telling[rows],
         )
     return weights, unmatched
 

@@ -27,7 +27,7 @@ class DisplacementPrior:
     """
 
     kernel_mm: tuple[float, ...] = (80.0, 40.0, 20.0, 10.0)
-    amplitude_mm: tuple[float, ...] = (8.0, 6.0, 4.0, 2.0)
+    amplitude_mm: tuple[float, ...] = (4.0, 3.0, 2.0, 2.0)
     affine_mm: float = 5.0
     n_control: int = 150
 
@@ -109,7 +109,7 @@ def most_probable_weights(
     wanted: FloatArray,
     distance: FloatArray,
     noise: float,
-    tangential: float,
+    tangential: FloatArray,
 ) -> FloatArray:
     """The most probable weights, given the displacements wanted of some samples.
 
@@ -120,7 +120,8 @@ def most_probable_weights(
         wanted: displacements, mm, shape (n, 3).
         distance: of the samples, as displaced so far, from their matches, mm, shape (n,).
         noise: expected distance, mm, were there `_N_MATCHES` matches: more or fewer say as much.
-        tangential: weight of the distance within the surface against that along the normal.
+        tangential: of each match, weight of the distance within the surface against that along the
+            normal, shape (n,).
 
     Returns:
         Shape (n_basis, 3).
@@ -141,7 +142,9 @@ def most_probable_weights(
         pull = trust * (normals[:, i] * along + tangential**2 * wanted[:, i])
         right[:, i] = basis.T @ summed(pull)
         for j in range(i + 1):
-            weight = normals[:, i] * normals[:, j] + (tangential**2 if i == j else 0.0)
+            weight = normals[:, i] * normals[:, j]
+            if i == j:
+                weight += tangential**2
             left[:, i, :, j] = basis.T @ (basis * summed(trust * weight)[:, None])
             left[:, j, :, i] = left[:, i, :, j]
     square = left.reshape(3 * n_basis, 3 * n_basis)

@@ -54,8 +54,11 @@ def flat_end(samples: Samples) -> FlatEnd | None:
     return FlatEnd(direction, float(np.median(some.points[flat] @ direction)))
 
 
-_NEIGHBOURS = 40
-_N_FITTED = 5000
+_NEIGHBOURS = 28
+"""Neighbours among which those within the radius are looked for."""
+
+_FITTED_SHARE = 4
+"""Curvatures are fitted at one in so many samples: neighbours have nearly the same."""
 
 
 @njit(cache=True)
@@ -96,15 +99,14 @@ def _principal_curvatures(
     return out
 
 
-def curvatures(samples: Samples, radius: float, n: int = _N_FITTED) -> FloatArray:
+def curvatures(samples: Samples, radius: float) -> FloatArray:
     """Maximum and minimum curvature times the radius they are fitted over, shape (n_sample, 2).
 
     Args:
         samples: of the surface.
-        radius: of the neighbourhood, mm.
-        n: how many of the samples they are fitted at; the others take the nearest one's.
+        radius: of the neighbourhood they are fitted over, mm.
     """
-    some = samples.every(len(samples.points) // n)
+    some = samples.every(_FITTED_SHARE)
     tree = cKDTree(some.points)
     _, near = tree.query(some.points, k=min(len(some.points), _NEIGHBOURS))
     found = _principal_curvatures(some.points, some.normals, np.ascontiguousarray(near), radius)

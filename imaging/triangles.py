@@ -133,51 +133,49 @@ def near_border(points: FloatArray, surface: Surface, distance_mm: float) -> Boo
 
 
 @njit(cache=True)
-def _closest_on_segment(
-    p: FloatArray, a: FloatArray, b: FloatArray, out: FloatArray
-) -> None:  # pragma: no cover - compiled
-    """Closest point of a segment to a point (3,), written to out (3,)."""
-    along, length = 0.0, 0.0
-    for k in range(3):
-        along += (p[k] - a[k]) * (b[k] - a[k])
-        length += (b[k] - a[k]) ** 2
-    share = min(max(along / max(length, 1e-30), 0.0), 1.0)
-    for k in range(3):
-        out[k] = a[k] + share * (b[k] - a[k])
-
-
-@njit(cache=True)
 def _closest_on_triangle(
     p: FloatArray, a: FloatArray, b: FloatArray, c: FloatArray, out: FloatArray
 ) -> float:  # pragma: no cover - compiled
-    """Closest point of a triangle (Ericson 2005, 5.1.5) and its squared distance."""
-    ab, ac, ap = b - a, c - a, p - a
-    d00, d01, d11 = np.dot(ab, ab), np.dot(ab, ac), np.dot(ac, ac)
-    d20, d21 = np.dot(ap, ab), np.dot(ap, ac)
+    """Closest point of a triangle (Ericson 2005, 5.1.5), written to out; its squared distance."""
+    d00, d01, d11, d20, d21 = 0.0, 0.0, 0.0, 0.0, 0.0
+    for k in range(3):
+        ab, ac, ap = b[k] - a[k], c[k] - a[k], p[k] - a[k]
+        d00 += ab * ab
+        d01 += ab * ac
+        d11 += ac * ac
+        d20 += ap * ab
+        d21 += ap * ac
     determinant = d00 * d11 - d01 * d01
     if determinant > 1e-24:
         v = (d11 * d20 - d01 * d21) / determinant
         w = (d00 * d21 - d01 * d20) / determinant
-        if v >= 0.0 and w >= 0.0 and v + w <= 1.0:
-            far = 0.0
-            for k in range(3):
-                out[k] = a[k] + v * ab[k] + w * ac[k]
-                far += (p[k] - out[k]) ** 2
-            return far
-    best = np.inf
-    at = np.empty(3)
-    for edge in range(3):
-        if edge == 0:
-            _closest_on_segment(p, a, b, at)
-        elif edge == 1:
-            _closest_on_segment(p, b, c, at)
-        else:
-            _closest_on_segment(p, c, a, at)
-        far = (p[0] - at[0]) ** 2 + (p[1] - at[1]) ** 2 + (p[2] - at[2]) ** 2
-        if far < best:
-            best = far
-            out[:] = at
-    return best
+    else:
+        v, w = -1.0, -1.0
+    if v < 0.0 or w < 0.0 or v + w > 1.0:
+        # On one of the edges: a to b, b to c, or c to a.
+        best_edge = np.inf
+        v, w = 0.0, 0.0
+        for edge in range(3):
+            if edge == 0:
+                share = min(max(d20 / max(d00, 1e-30), 0.0), 1.0)
+                v_edge, w_edge = share, 0.0
+            elif edge == 1:
+                length = d00 - 2.0 * d01 + d11
+                share = min(max((d21 - d20 - d01 + d00) / max(length, 1e-30), 0.0), 1.0)
+                v_edge, w_edge = 1.0 - share, share
+            else:
+                share = min(max(d21 / max(d11, 1e-30), 0.0), 1.0)
+                v_edge, w_edge = 0.0, share
+            # Squared distance less that of p from a.
+            far = v_edge * v_edge * d00 + 2.0 * v_edge * w_edge * d01 + w_edge * w_edge * d11
+            far -= 2.0 * (v_edge * d20 + w_edge * d21)
+            if far < best_edge:
+                best_edge, v, w = far, v_edge, w_edge
+    squared = 0.0
+    for k in range(3):
+        out[k] = a[k] + v * (b[k] - a[k]) + w * (c[k] - a[k])
+        squared += (p[k] - out[k]) ** 2
+    return squared
 
 
 @njit(cache=True)
