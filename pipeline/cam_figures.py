@@ -5,11 +5,11 @@ from numpy.typing import NDArray
 
 from imaging.labels import BONES
 from imaging.sphere import FRAMES
-from lake.errors import LakeError
 from lake.keys import STRATEGIES
 from lake.store import Lake
+from models.cam_views import upsampled
 from models.gradcam import Target
-from pipeline.cams import cam_maps
+from pipeline.cams import mean_cam_cells
 from pipeline.figures import blank_figure, png_of
 
 STRATEGY_TITLES = {
@@ -33,19 +33,11 @@ def mean_cams(
         knee_visits: of whom; those a model has no map of (no T2) are left out of its mean.
         task: of the models.
     """
-    means: dict[tuple[str, str], NDArray[np.floating]] = {}
-    wanted = set(knee_visits)
-    for bone in BONES:
-        for strategy in STRATEGIES:
-            try:
-                found = cam_maps(lake, bone, strategy, target, task=task)
-            except LakeError:
-                # Not every model has to have been trained.
-                continue
-            rows = [place for place, name in enumerate(found.knee_visits) if name in wanted]
-            if rows:
-                means[bone, strategy] = found.maps[rows].mean(axis=0)
-    return means
+    # Enlarging is linear: the mean is enlarged instead of every map.
+    return {
+        (bone, strategy): upsampled(cells, (len(FRAMES[bone].phi), len(FRAMES[bone].theta)))
+        for (bone, strategy), cells in mean_cam_cells(lake, target, knee_visits, task).items()
+    }
 
 
 def mean_cams_figure(

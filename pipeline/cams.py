@@ -1,6 +1,6 @@
 """Grad-CAM maps read back from the lake: any model, target and view of them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -139,6 +139,44 @@ def _raw(
             "materialize cam_maps (cam_splits says of which splits they are kept)"
         )
     found = [by_name[name] for name in names]
+    return found, _signed(lake, strategy, target, found)
+
+
+def _signed(
+    lake: Lake, strategy: str, target: Target, found: Sequence[Mapping[str, Any]]
+) -> NDArray[np.float32]:
+    """The maps that rows of `cam_locations` say the place of, shape (n, h, w)."""
     classes = read_rows(lake.root, strategy, [(row["part"], int(row["row"])) for row in found])
     logits = np.array([[row["logit_no"], row["logit_yes"]] for row in found])
-    return found, target_of(classes.astype(np.float32), target, logits)
+    return target_of(classes.astype(np.float32), target, logits)
+
+
+def mean_cam_cells(
+    lake: Lake, target: Target, knee_visits: Sequence[str], task: str = "chronic_pain"
+) -> dict[tuple[Bone, str], NDArray[np.floating]]:
+    """Mean rectified map of every model over those of some knees that it explains.
+
+    Args:
+        lake: where they are.
+        target: whose evidence.
+        knee_visits: of whom; a knee that a model has no map of (no T2) is not in its mean.
+        task: of the models.
+
+    Returns:
+        On each network's own grid, shape (h, w), by bone and strategy; models without a map of any
+        of the knees are not there.
+    """
+    # Of all models at once: where maps lie follows from the cohort, which takes a second to work
+    # out.
+    rows = lake.sql(
+        "SELECT bone, strategy, knee_visit, part, row, logit_no, logit_yes FROM cam_locations "
+        "WHERE task = $task AND list_contains($wanted, knee_visit) ORDER BY ALL",
+        {"task": task, "wanted": list(knee_visits)},
+    ).to_dicts()
+    by_model: dict[tuple[Bone, str], list[dict[str, Any]]] = {}
+    for row in rows:
+        by_model.setdefault((row["bone"], row["strategy"]), []).append(row)
+    return {
+        (bone, strategy): rectified(_signed(lake, strategy, target, found)).mean(axis=0)
+        for (bone, strategy), found in by_model.items()
+    }
