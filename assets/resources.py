@@ -7,6 +7,7 @@ is looked up when a run starts, so definitions load the same everywhere.
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -15,6 +16,7 @@ import dagster as dg
 import duckdb
 from pydantic import Field
 
+import sql
 from imaging.knee import MapParameters
 from lake import views
 from lake.store import Lake
@@ -25,9 +27,31 @@ if TYPE_CHECKING:
     from pipeline.ingest import Progress
 
 
+SETTLED = ("cohort_candidates", "model_cases")
+"""Views that most others stand on and that take longest: a snapshot works them out once."""
+
+
+@dataclass
+class _Views:
+    """A connection with every view, and which of `SETTLED` are tables on it."""
+
+    connection: duckdb.DuckDBPyConnection
+    settled: set[str] = field(default_factory=set)
+
+    def settle(self, query: str) -> None:
+        """Work out what a query needs of `SETTLED`, where that has not been done."""
+        needed = sql.needed_by(query, views.VIEW_GROUPS)
+        for name in SETTLED:
+            if name in needed and name not in self.settled:
+                table = f"settled_{name}"
+                self.connection.execute(f"CREATE TABLE {table} AS FROM {name}")
+                self.connection.execute(f"CREATE OR REPLACE VIEW {name} AS FROM {table}")
+                self.settled.add(name)
+
+
 @lru_cache(maxsize=1)
-def _views_of(root: Path, committed: frozenset[str]) -> duckdb.DuckDBPyConnection:  # noqa: ARG001 - the key
-    return views.connect(root)
+def _views_of(root: Path, committed: frozenset[str]) -> _Views:  # noqa: ARG001 - the key
+    return _Views(views.connect(root))
 
 
 class LakeSnapshot(Lake):
@@ -45,16 +69,21 @@ class LakeSnapshot(Lake):
     def connect(
         self, settings: Mapping[str, Any] | None = None, query: str | None = None
     ) -> duckdb.DuckDBPyConnection:
-        """A cursor of the shared connection; closing it leaves the views."""
+        """A cursor of the shared connection; closing it leaves the views.
+
+        With a query, what it needs of `SETTLED` is worked out first; every view is there anyway.
+        """
         # Variables belong to the connection its cursors share: other settings need another one.
-        return self._views.cursor() if not settings else super().connect(settings, query)
+        if settings:
+            return super().connect(settings, query)
+        if query is not None:
+            self._views.settle(query)
+        return self._views.connection.cursor()
 
     def _connect_for(
-        self,
-        query: str,  # noqa: ARG002 - every view is there already
-        settings: Mapping[str, Any] | None,
+        self, query: str, settings: Mapping[str, Any] | None
     ) -> duckdb.DuckDBPyConnection:
-        return self.connect(settings)
+        return self.connect(settings, query)
 
 
 class LakeResource(dg.ConfigurableResource):

@@ -134,7 +134,7 @@ def sql_asset(file: sql.SqlFile) -> dg.AssetsDefinition:
         store = lake.snapshot()
         # As subqueries of the shipped text: no value comes from outside.
         rows = f"(\n{file.text}\n)"
-        with store.connect() as connection:
+        with store.connect(query=file.text) as connection:
             counted = connection.execute(f"SELECT count(*) FROM {rows}").fetchall()  # noqa: S608
             first = select(connection, f"FROM {rows} ORDER BY ALL LIMIT {PREVIEW_ROWS}")
             schema = query_schema(connection, file.text, column_notes(file))
