@@ -59,11 +59,13 @@ class ControlOptions:
         training: of each network; it begins with random weights.
         n_folds: into which participants are cut for cross-fitting.
         seed: of folds and permutations.
+        strategies: whose single models have controls: thickness, and T2 of every layer.
     """
 
     training: TrainingConfig
     n_folds: int
     seed: int = 0
+    strategies: tuple[str, ...] = ("thickness", "t2")
 
     def __post_init__(self) -> None:
         if self.n_folds < 2:
@@ -76,7 +78,8 @@ def options_of(name: str, seed: int = 0) -> ControlOptions:
     """The choices of a preset: that of the classifiers, begun with random weights.
 
     Args:
-        name: 'demo', two folds and three epochs of a narrow network; 'paper', five folds.
+        name: 'demo', two folds and three epochs of a narrow network, of thickness alone; 'paper',
+            five folds.
         seed: of folds, permutations and weights.
 
     Raises:
@@ -88,7 +91,7 @@ def options_of(name: str, seed: int = 0) -> ControlOptions:
         short = config.changed(
             learning_rate=preset("demo", "oa").learning_rate, max_epochs=3, patience=3
         )
-        return ControlOptions(short, 2, seed)
+        return ControlOptions(short, 2, seed, ("thickness",))
     return ControlOptions(config, 5, seed)
 
 
@@ -245,7 +248,6 @@ def train_control_networks(
     options: ControlOptions,
     *,
     bones: Sequence[Bone] = BONES,
-    strategies: Sequence[str] = ("thickness", "t2"),
     cluster: Cluster,
     progress: "Progress | None" = None,
 ) -> ControlReport:
@@ -256,7 +258,6 @@ def train_control_networks(
         settings: the device.
         options: how.
         bones: whose networks.
-        strategies: of the single models.
         cluster: of the processes on a CPU.
         progress: told each network that is done.
 
@@ -276,7 +277,7 @@ def train_control_networks(
     jobs: dict[Group, list[_Job]] = {}
     prints: dict[Group, str] = {}
     # Bone by bone, so that a worker keeps its images.
-    for bone, strategy, control in product(bones, strategies, CONTROLS):
+    for bone, strategy, control in product(bones, options.strategies, CONTROLS):
         group = Group(control, bone, strategy)
         rows = _rows(lake, group)
         prints[group] = _fingerprint(rows, group, options)

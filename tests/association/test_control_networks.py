@@ -74,7 +74,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> SmallStudy:
 
 def test_networks_are_trained_once_and_averages_are_of_the_maps(study: SmallStudy) -> None:
     training = options_of("demo").training.changed(network=NETWORK, max_epochs=1)
-    options = ControlOptions(training, 2)
+    options = ControlOptions(training, 2, strategies=("thickness",))
 
     def train():
         return train_control_networks(
@@ -82,7 +82,6 @@ def test_networks_are_trained_once_and_averages_are_of_the_maps(study: SmallStud
             study.settings,
             options,
             bones=("tibia",),
-            strategies=("thickness",),
             cluster=Cluster(),
         )
 
