@@ -149,7 +149,7 @@ ATLAS_TABLES = (
                 ("value", *(f"cam_{name}" for name in CAM_CLASSES)),
             ),
             _ATLAS_ID,
-            Column("values", _FLOATS, "In the biomarker's unit, or logit per cell for Grad-CAM."),
+            Column("values", _FLOATS, "In the biomarker's unit; rectified evidence of Grad-CAM."),
             text("input_fingerprint", "SHA-256 of correspondence, map, network and code version."),
             BATCH_ID,
         ),

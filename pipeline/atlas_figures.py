@@ -14,10 +14,10 @@ from pipeline.atlas_scene import UNTESTED, VIEWS, Picture, View, bone_picture
 from pipeline.atlas_view import (
     ANALYSIS_TITLES,
     BIOMARKER_TITLES,
-    GROUP0,
-    GROUP1,
+    GROUPS,
     AtlasMesh,
     GroupMap,
+    group_names,
     require_matching,
 )
 from pipeline.figures import png_of
@@ -42,7 +42,6 @@ _GREY = (0.80, 0.80, 0.80, 1.0)
 _ASPECT = 1.12
 _BAR_MM = 20.0
 _FONT = 6.0
-_HEADINGS = (f"{GROUP1} mean", f"{GROUP0} mean", "p-value")
 
 _WIDTH = PAGE_MM / 25.4
 _LABEL = 0.20
@@ -127,6 +126,7 @@ def figure_1(
 
     figure = Figure(figsize=(_WIDTH, height))
     title = ANALYSIS_TITLES.get(*analyses, *analyses) if analyses else "no maps"
+    groups = group_names(*analyses) if analyses else GROUPS
     _text(figure, 0.02, height - 0.12, f"{title}: mean maps of two groups and their difference")
     top = height - _HEAD
     below = top - heights[0]
@@ -135,8 +135,8 @@ def figure_1(
         ("b", BONES[1], (0.0, below), narrow),
         ("c", BONES[2], (_WIDTH / 2, below), narrow),
     ):
-        _draw_block(figure, letter, bone, meshes, by_name, corner, width, picture_px)
-    _draw_foot(figure)
+        _draw_block(figure, letter, bone, meshes, by_name, groups, corner, width, picture_px)
+    _draw_foot(figure, groups)
     return png_of(figure, dpi)
 
 
@@ -153,6 +153,7 @@ def _draw_block(
     bone: Bone,
     meshes: Mapping[Bone, AtlasMesh],
     maps: Mapping[tuple[Bone, str], GroupMap],
+    groups: tuple[str, str],
     corner: tuple[float, float],
     width: float,
     picture_px: int,
@@ -163,7 +164,15 @@ def _draw_block(
     height = width / _ASPECT
     found = [maps[bone, name] for name in BIOMARKER_TITLES if (bone, name) in maps]
     sizes = sorted({(one.n_group1, one.n_group0) for one in found})
-    counts = "; ".join(f"{GROUP1} n = {high}, {GROUP0} n = {low}" for high, low in sizes)
+    # A map without any evidence leaves its knee out, so that sizes may differ from row to row.
+    counts = (
+        ", ".join(
+            f"{name} n = {min(of)}" + (f" to {max(of)}" if max(of) > min(of) else "")
+            for name, of in zip(groups, zip(*sizes, strict=True), strict=True)
+        )
+        if sizes
+        else ""
+    )
     _text(figure, left + 0.02, top - 0.05, letter, size=9, weight="bold")
     seen = ", ".join(view.title for view in views) if len(views) == 1 else "from two sides"
     _text(figure, left + 0.16, top - 0.05, f"{bone}, seen {seen}", size=7, weight="bold")
@@ -172,7 +181,7 @@ def _draw_block(
         left + _LABEL + column * len(views) * width + (_BAR_SPACE if column == 2 else 0.0)
         for column in range(3)
     ]
-    for column, heading in enumerate(_HEADINGS):
+    for column, heading in enumerate((*(f"{name} mean" for name in groups), "p-value")):
         middle = lefts[column] + len(views) * width / 2
         _text(figure, middle, top - 0.28, heading, ha="center")
     for row, name in enumerate(BIOMARKER_TITLES):
@@ -309,7 +318,7 @@ def _draw_bar(
     bar.ax.set_title(unit.replace(" per ", "\nper "), fontsize=5, pad=2, loc="left")
 
 
-def _draw_foot(figure: "Figure") -> None:
+def _draw_foot(figure: "Figure", groups: tuple[str, str]) -> None:
     """The scale of p and how to read the figure."""
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
@@ -327,8 +336,8 @@ def _draw_foot(figure: "Figure") -> None:
     bar.outline.set_linewidth(0.5)
     for sign in (-1, 1):
         bar.ax.axvline(-sign * np.log10(SIGNIFICANT), color="black", lw=0.8)
-    _text(figure, 1.12, 0.705, f"{GROUP0} higher", ha="right")
-    _text(figure, _WIDTH - 1.12, 0.705, f"{GROUP1} higher")
+    _text(figure, 1.12, 0.705, f"{groups[1]} higher", ha="right")
+    _text(figure, _WIDTH - 1.12, 0.705, f"{groups[0]} higher")
     _text(
         figure,
         _WIDTH / 2,

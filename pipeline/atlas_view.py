@@ -26,8 +26,8 @@ BIOMARKER_TITLES: Mapping[str, str] = {
 }
 """The single biomarkers in words, in the order they are shown."""
 
-CAM_UNIT = "logit per cell"
-"""Unit of a Grad-CAM: the cells of a raw map sum to the logit."""
+CAM_UNIT = "share of peak"
+"""Unit of a Grad-CAM that is scaled from 0 to 1 knee by knee."""
 
 BIOMARKER_ANALYSIS = "spm_biomarkers"
 """The analysis of the biomarkers themselves; every other one is of Grad-CAM maps."""
@@ -39,8 +39,13 @@ ANALYSIS_TITLES: Mapping[str, str] = {
 }
 """What is compared, in words."""
 
-GROUP1 = "TP-pain"
-GROUP0 = "TN-no-pain"
+GROUPS = ("TP-pain", "TN-no-pain")
+"""Group 1 and group 0 of the Grad-CAM comparisons."""
+
+
+def group_names(analysis: str) -> tuple[str, str]:
+    """What group 1 and group 0 of an analysis are called."""
+    return ("pain", "no pain") if analysis == BIOMARKER_ANALYSIS else GROUPS
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,8 +102,8 @@ class GroupMap:
         bone: the bone.
         biomarker: one of `SINGLE_BIOMARKERS`.
         unit: of means and estimate.
-        n_group1: cases of group 1 (TP-pain) at the vertex with most of them.
-        n_group0: likewise of group 0 (TN-no-pain).
+        n_group1: cases of group 1 at the vertex with most of them.
+        n_group0: likewise of group 0.
         mean_group1: mean of group 1.
         mean_group0: mean of group 0.
         estimate: difference adjusted for the covariates, group 1 minus group 0.

@@ -3,7 +3,8 @@
 Here: sentences whose numbers are read from the lake. Not here: any estimate.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from lake.keys import BIOMARKER_UNITS
 from pipeline.cohort_regressions import NESTED, RADIOGRAPHIC
@@ -162,12 +163,26 @@ def _surfaces(reading: Reading) -> tuple[list[str], Source]:
         "SELECT * FROM spm_compartments WHERE compartment = 'all' AND share_p05 IS NOT NULL "
         "ORDER BY analysis, map"
     ).to_dicts()
-    return [
-        f"{SPM_ANALYSES.get(row['analysis'], row['analysis'])}, {row['map'].replace('_', ' ')}: "
-        f"the groups differ on {percent(row['share_p05'])} % of the tested surface at p < 0.05 "
-        f"uncorrected, and on {percent(row['share_fwe'])} % family-wise."
+    by_analysis: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        by_analysis.setdefault(row["analysis"], []).append(row)
+    return [_surface_sentence(name, of) for name, of in by_analysis.items()], source
+
+
+def _surface_sentence(analysis: str, rows: Sequence[Mapping[str, Any]]) -> str:
+    """Of a family of maps, how much of the surface differs, and which maps do family-wise."""
+    shares = [row["share_p05"] for row in rows]
+    found = [
+        f"{row['map'].replace('_', ' ')} ({percent(row['share_fwe'])} %)"
         for row in rows
-    ], source
+        if row["share_fwe"]
+    ]
+    return (
+        f"{SPM_ANALYSES.get(analysis, analysis)}, {counted(len(rows), 'map')}: the groups differ "
+        f"at p < 0.05 uncorrected on {percent(min(shares))} to {percent(max(shares))} % of the "
+        "tested surface; family-wise on "
+        + (f"{', '.join(found)}." if found else "none of it, in any map.")
+    )
 
 
 def _controls(reading: Reading) -> tuple[list[str], Source]:
@@ -177,14 +192,17 @@ def _controls(reading: Reading) -> tuple[list[str], Source]:
     if run is None:
         return [], source
     first = POPULATION_NAMES["first_timepoints"]
-    found = []
+    tests: dict[str, list[str]] = {}
     for row in leakage_table(run.tables).to_dicts():
         # The rows of first visits are in the table; here the paper's.
         if row["Rows"] != first:
             p = row["Clustered Wald test, p"]
-            tested = "" if p == NOTHING else f" clustered Wald p = {p}."
-            found.append(
-                f"Leakage control. {row['Biomarker']}, {row['Bone'].lower()}; "
-                f"{row['Average added']}:{tested} {row['Reading']}"
-            )
+            said = "no test" if p == NOTHING else p
+            name = f"{row['Biomarker']}, {row['Bone'].lower()}"
+            tests.setdefault(name, []).append(f"{row['Average added'].lower()} {said}")
+    found = [
+        f"Leakage controls. {name}, clustered Wald p: {'; '.join(of)}. The table of the controls "
+        "says how to read each."
+        for name, of in tests.items()
+    ]
     return found, source

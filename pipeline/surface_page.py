@@ -19,17 +19,16 @@ from pipeline.atlas_scene import UNTESTED, VIEWS
 from pipeline.atlas_view import (
     ANALYSIS_TITLES,
     BIOMARKER_TITLES,
-    GROUP0,
-    GROUP1,
     AtlasMesh,
     GroupMap,
+    group_names,
     require_matching,
 )
 
 QUANTITIES: Mapping[str, tuple[str, str]] = {
-    "mean_group1": (f"{GROUP1} mean", f"{GROUP1} mean"),
-    "mean_group0": (f"{GROUP0} mean", f"{GROUP0} mean"),
-    "estimate": (f"adjusted difference, {GROUP1} minus {GROUP0}", "difference"),
+    "mean_group1": ("group 1 mean", "group 1 mean"),
+    "mean_group0": ("group 0 mean", "group 0 mean"),
+    "estimate": ("adjusted difference, group 1 minus group 0", "difference"),
     "t": ("t", "t"),
     "p": ("p, not corrected", "p"),
     "p_fwe_max_t": ("family-wise p (largest |t|)", "family-wise p"),
@@ -68,6 +67,7 @@ def surface_page(
         "families": [
             {
                 "title": ANALYSIS_TITLES.get(analysis, analysis),
+                "groups": group_names(analysis),
                 "maps": [_map(one) for one in maps if one.analysis == analysis],
             }
             for analysis in analyses
@@ -88,8 +88,6 @@ def surface_page(
     filled = {
         "@TITLE@": html.escape(title),
         "@UNTESTED@": UNTESTED,
-        "@GROUP1@": GROUP1,
-        "@GROUP0@": GROUP0,
         "@DATA@": embedded,
         "@PLOTLY@": get_plotlyjs(),
     }

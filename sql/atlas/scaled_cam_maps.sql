@@ -29,9 +29,17 @@ scaled AS (
         cams.predicted,
         CASE
             WHEN cells.highest > cells.lowest
+            -- Stored in single precision, which may pass the ends by a rounding.
             THEN list_transform(
                 maps.values,
-                lambda value: (value - cells.lowest) / (cells.highest - cells.lowest)
+                lambda value: if(
+                    value IS NULL,
+                    NULL,
+                    least(
+                        1,
+                        greatest(0, (value - cells.lowest) / (cells.highest - cells.lowest))
+                    )
+                )
             )
         END AS values
     FROM maps

@@ -155,9 +155,11 @@ def test_maps_and_summary_say_what_the_lake_says(lake: Lake, page: PageReader) -
     rows = lake.sql("FROM spm_compartments WHERE compartment = 'all'").to_dicts()
     shown = page.records("SPM of Grad-CAM, evidence for pain: by compartment")
     assert len(shown) == 2 * len(rows)
+    low, high = (100 * pick(row["share_p05"] for row in rows) for pick in (min, max))
+    assert f"on {low:.1f} to {high:.1f} % of the tested surface; family-wise on " in page.text
     for row in rows:
-        share = f"{100 * row['share_p05']:.1f} % of the tested surface"
-        assert f"{row['map'].replace('_', ' ')}: the groups differ on {share}" in page.text
+        found = f"{row['map'].replace('_', ' ')} ({100 * (row['share_fwe'] or 0):.1f} %)"
+        assert (found in page.text) == bool(row["share_fwe"])
     best = lake.sql(
         "SELECT max(estimate) AS auc FROM model_performance WHERE metric = 'auc'"
     ).item()

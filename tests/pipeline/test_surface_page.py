@@ -149,7 +149,7 @@ def test_a_person_chooses_what_is_shown_without_a_mouse(
     opened.select_option("#biomarker", "cartilage_thickness")
     opened.select_option("#quantity", "mean_group1")
     opened.wait_for_function(
-        "document.querySelector('#summary').innerText.includes('TP-pain mean')"
+        "document.querySelector('#summary').innerText.includes('group 1 mean')"
     )
     values, text = opened.evaluate(
         "() => { const one = document.querySelector('#plot').data.find(d => d.name === 'values');"
@@ -159,9 +159,9 @@ def test_a_person_chooses_what_is_shown_without_a_mouse(
     np.testing.assert_allclose(np.array(values)[known], thickness.mean_group1[known], rtol=1e-6)
     highest = int(np.nanargmax(thickness.mean_group1))
     assert text[highest].startswith(f"vertex {highest}, medial, cartilage")
-    assert f"{thickness.mean_group1[highest]:.4g} logit per cell" in text[highest]
+    assert f"{thickness.mean_group1[highest]:.4g} share of peak" in text[highest]
     bare = int(np.flatnonzero(~known)[0])
-    assert "<b>TP-pain mean: not tested" in text[bare]
+    assert "<b>group 1 mean: not tested" in text[bare]
     summary = opened.inner_text("#summary")
     low = int((thickness.p < 0.05).sum())
     assert f"{known.sum()} tested, {low} with p < 0.05, no permutations" in summary
