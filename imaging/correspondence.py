@@ -15,7 +15,14 @@ from scipy.spatial import cKDTree
 
 from imaging.displacement import DisplacementPrior, displacement, most_probable_weights
 from imaging.errors import BadInputError, Reason
-from imaging.similarity import MIN_COSINE, Similarity, find_similarity, middle_and_radius
+from imaging.similarity import (
+    MIN_COSINE,
+    Similarity,
+    find_similarity,
+    gap_mm,
+    middle_and_radius,
+    mirrored,
+)
 from imaging.surface_features import FlatEnd, curvatures, flat_end
 from imaging.triangles import (
     BoolArray,
@@ -51,6 +58,11 @@ _SHARPEST = 1.5
 _FACING_MM = 10.0
 """Distance that a difference of normals of one radian counts for when vertices are set down."""
 
+_NEAR_MM, _MIRRORED_SHARE = 1.0, 0.85
+"""Only a source farther off than this may be of the other side. Measured on femora, tibiae and
+patellae of a shape model and of an osteoarthritic knee: the mirror image of a bone lies 1.2 to 4
+times as far from another's as the bone itself."""
+
 _STEP_MM = 0.01
 """For the derivative of the displacement."""
 
@@ -72,8 +84,8 @@ class CorrespondenceOptions:
         curvature_radius_mm: radius of the neighbourhood curvatures are fitted over.
         n_source, n_target, n_backward: samples of the source, of the target, and of the target's
             that look for their match on the source.
-        max_distance_mm, max_flipped_share, max_energy, max_scale, max_unmatched_share: a match
-            beyond any of them has failed.
+        max_distance_mm, max_flipped_share, max_log_area_sd, max_energy, max_scale,
+            max_unmatched_share: a match beyond any of them has failed.
     """
 
     prior: DisplacementPrior = field(default_factory=DisplacementPrior)
@@ -86,10 +98,11 @@ class CorrespondenceOptions:
     n_target: int = 20000
     n_backward: int = 2500
     max_distance_mm: float = 0.5
-    max_flipped_share: float = 0.005
-    max_energy: float = 0.5
-    max_scale: float = 1.6
-    max_unmatched_share: float = 0.4
+    max_flipped_share: float = 0.05
+    max_log_area_sd: float = 0.6
+    max_energy: float = 1.0
+    max_scale: float = 1.3
+    max_unmatched_share: float = 0.3
 
 
 DEFAULT_OPTIONS = CorrespondenceOptions()
@@ -246,6 +259,7 @@ def correspond(
     end = flat_end(dense)
     found = _bounded(dense, end)
     similarity = find_similarity(source.samples, found, source.end, end)
+    _require_same_side(source, found, end, similarity, name)
     # From here on in the source's frame and size, where its basis is known.
     back = similarity.inverse()
     placed = Surface(back(target.vertices_mm), target.faces)
@@ -253,6 +267,10 @@ def correspond(
     weights, unmatched = _bend(source, moved)
     bent = source.surface.vertices_mm + source.vertex_basis @ weights
     points, outward, on_border = _set_onto(source, bent, placed, moved)
+    if end is not None:
+        # Set down on the cut itself: the target ends before.
+        reached = similarity(points) @ end.direction > end.height - _CUT_MM
+        on_border |= reached & (outward @ (similarity.rotation.T @ end.direction) > _CUT_COSINE)
     quality = _quality(
         source, weights, bent, points, outward, on_border, moved, similarity, unmatched
     )
@@ -429,6 +447,30 @@ def _require_usable(surface: Surface, whose: str) -> None:
         raise BadInputError(Reason.BAD_SURFACE, whose, "the surface has no area", remedy)
 
 
+def _require_same_side(
+    source: PreparedSource, target: Samples, end: FlatEnd | None, found: Similarity, name: str
+) -> None:
+    """Refuse a target whose mirror image is clearly nearer to the source than it is itself."""
+    gap = gap_mm(found, source.samples, target)
+    if gap < _NEAR_MM * source.size:
+        return
+    turned = target.points @ found.rotation
+    other, other_end = mirrored(
+        replace(target, points=turned, normals=target.normals @ found.rotation),
+        None if end is None else FlatEnd(end.direction @ found.rotation, end.height),
+    )
+    as_other = find_similarity(source.samples, other, source.end, other_end)
+    other_gap = gap_mm(as_other, source.samples, other)
+    if other_gap < _MIRRORED_SHARE * gap:
+        raise BadInputError(
+            Reason.BAD_SURFACE,
+            name,
+            f"it could not be matched with the reference: its mirror image fits better "
+            f"({other_gap:.1f} mm off, itself {gap:.1f} mm)",
+            "Check the knee's side: the reference is a right knee, or a left one mirrored",
+        )
+
+
 def _require_fit(
     quality: CorrespondenceQuality, size: float, options: CorrespondenceOptions, name: str
 ) -> None:
@@ -439,6 +481,7 @@ def _require_fit(
             "mm between it and the reference",
         ),
         (quality.flipped_share, options.max_flipped_share, "of the triangles upside down"),
+        (quality.log_area_sd, options.max_log_area_sd, "log area of stretching"),
         (quality.energy, options.max_energy, "times the bending expected"),
         (max(quality.scale, 1 / quality.scale), options.max_scale, "times as large or small"),
         (quality.unmatched_share, options.max_unmatched_share, "of the reference without match"),

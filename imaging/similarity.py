@@ -1,6 +1,6 @@
 """Turning, moving and scaling one bone's surface onto another's, wherever each was cut off."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.spatial import cKDTree
@@ -14,7 +14,7 @@ MIN_COSINE = 0.5
 
 _TOLERANCE = 1e-4
 _N_CLOSEST = 800
-"""Samples for the closest points; those for the last turn along the normals are all there are."""
+"""Samples for the closest points; the last turn along the normals takes all there are."""
 
 _END_WIDTHS = 0.85
 """How much of a bone that was cut off counts for its middle and size, in its widths: shafts are cut
@@ -100,6 +100,25 @@ def find_similarity(
     return _slide(found, _inside(source), target, tree)
 
 
+def gap_mm(found: Similarity, source: Samples, target: Samples) -> float:
+    """Root mean square distance along the normals of a source so moved, in the source's mm."""
+    few = _inside(source.every(len(source.points) // _N_CLOSEST))
+    points, normals = found(few.points), few.normals @ found.rotation.T
+    _, onto = cKDTree(target.points).query(points)
+    met = ~target.border[onto] & ((target.normals[onto] * normals).sum(axis=1) > MIN_COSINE)
+    if not met.any():
+        return np.inf
+    away = ((target.points[onto] - points) * target.normals[onto]).sum(axis=1)[met]
+    return float(np.sqrt((away**2).mean()) / found.scale)
+
+
+def mirrored(samples: Samples, end: FlatEnd | None) -> tuple[Samples, FlatEnd | None]:
+    """The other knee's: x, which runs from side to side in the knee frame, reversed."""
+    flip = np.array([-1.0, 1.0, 1.0])
+    other = replace(samples, points=samples.points * flip, normals=samples.normals * flip)
+    return other, None if end is None else FlatEnd(end.direction * flip, end.height)
+
+
 def _inside(samples: Samples) -> Samples:
     kept = ~samples.border
     if not kept.any():
@@ -132,6 +151,9 @@ def _slide(start: Similarity, source: Samples, target: Samples, tree: cKDTree) -
         step = np.linalg.lstsq(slopes, gaps, rcond=None)[0]
         turn = Rotation.from_rotvec(step[:3]).as_matrix()
         growth = 1 + step[6]
+        if not 0.5 < growth < 2.0:
+            # Of another bone altogether: what follows finds no match.
+            break
         found = Similarity(
             found.scale * growth,
             turn @ found.rotation,
