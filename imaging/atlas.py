@@ -29,8 +29,11 @@ ATLAS_LEVEL = 5
 femur's articular surface; a map of 224 x 224 pixels is of that resolution at its equator."""
 
 
-ATLAS_OPTIONS = CorrespondenceOptions(n_source=1250, n_target=10000, n_backward=1250)
-"""Half of the default's samples: maps of knees in one frame need no more, in half the time."""
+ATLAS_OPTIONS = CorrespondenceOptions(
+    n_source=1250, n_target=10000, n_backward=1250, check_side=False
+)
+"""Half of the default's samples: maps of knees in one frame need no more, in half the time. Their
+side was checked against the anatomy when they were made."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -86,6 +86,8 @@ class CorrespondenceOptions:
             that look for their match on the source.
         max_distance_mm, max_flipped_share, max_log_area_sd, max_energy, max_scale,
             max_unmatched_share: a match beyond any of them has failed.
+        check_side: whether a target whose mirror image fits better is refused. A nearly symmetric
+            patella with a large lesion can look so; leave it out where the side is known.
     """
 
     prior: DisplacementPrior = field(default_factory=DisplacementPrior)
@@ -103,6 +105,7 @@ class CorrespondenceOptions:
     max_energy: float = 1.0
     max_scale: float = 1.3
     max_unmatched_share: float = 0.3
+    check_side: bool = True
 
 
 DEFAULT_OPTIONS = CorrespondenceOptions()
@@ -259,7 +262,8 @@ def correspond(
     end = flat_end(dense)
     found = _bounded(dense, end)
     similarity = find_similarity(source.samples, found, source.end, end)
-    _require_same_side(source, found, end, similarity, name)
+    if source.options.check_side:
+        _require_same_side(source, found, end, similarity, name)
     # From here on in the source's frame and size, where its basis is known.
     back = similarity.inverse()
     placed = Surface(back(target.vertices_mm), target.faces)
