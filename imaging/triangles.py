@@ -100,7 +100,7 @@ def sample(surface: Surface, n: int) -> Samples:
         np.einsum("nk,nkd->nd", weights, surface.vertices_mm[corners]),
         unit(np.einsum("nk,nkd->nd", weights, vertex_normals(surface)[corners])),
         face,
-        at_border[corners].any(axis=1),
+        np.asarray(at_border[corners].any(axis=1)),
     )
 
 
