@@ -99,7 +99,7 @@ def _spread_out(points: FloatArray, n: int) -> IntArray:
     for _ in range(min(n, len(points)) - 1):
         chosen.append(int(distance.argmax()))
         distance = np.minimum(distance, ((points - points[chosen[-1]]) ** 2).sum(axis=1))
-    return np.array(chosen)
+    return np.array(chosen, dtype=np.int64)
 
 
 def most_probable_weights(
@@ -132,7 +132,7 @@ def most_probable_weights(
     n_sample, n_basis = basis.shape
 
     def summed(values: FloatArray) -> FloatArray:
-        return np.asarray(np.bincount(sample, values, minlength=n_sample), dtype=np.float64)
+        return np.bincount(sample, values, minlength=n_sample).astype(np.float64)
 
     # All matches of a sample share its row of the basis: add them up before the large product.
     along = (normals * wanted).sum(axis=1)

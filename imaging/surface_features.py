@@ -9,7 +9,15 @@ import numpy as np
 from numba import njit
 from scipy.spatial import cKDTree
 
-from imaging.triangles import BoolArray, FloatArray, IntArray, Samples, unit
+from imaging.triangles import (
+    BoolArray,
+    FloatArray,
+    IntArray,
+    Samples,
+    Surface,
+    area_vectors,
+    unit,
+)
 
 _FLAT_COSINE, _RIM_COSINE = np.cos(np.radians(8.0)), np.cos(np.radians(50.0))
 _FLAT_DEPTH_MM, _RIM_DEPTH_MM = 1.0, 5.0
@@ -37,20 +45,27 @@ class FlatEnd:
     height: float
 
 
-def flat_end(samples: Samples) -> FlatEnd | None:
-    """Where the bone was cut off: a flat face with an edge that all of the surface lies behind."""
+def flat_end(surface: Surface, samples: Samples) -> FlatEnd | None:
+    """Where the bone was cut off: a flat face with an edge that all of the surface lies behind.
+
+    Args:
+        surface: of the bone.
+        samples: of the surface.
+    """
     some = samples.every(len(samples.points) // 2500)
+    # Of the triangles: a cut may have no vertex but those at its edge.
+    normals = unit(area_vectors(surface.vertices_mm, surface.faces[some.face]))
     middle = some.points.mean(axis=0)
     radius = np.sqrt(((some.points - middle) ** 2).sum(axis=1).mean())
 
     def flat_and_rim(directions: FloatArray) -> tuple[BoolArray, BoolArray, FloatArray]:
         height = (some.points - middle) @ directions.T
-        cosine, below = some.normals @ directions.T, height.max(axis=0) - height
+        cosine, below = normals @ directions.T, height.max(axis=0) - height
         flat = (below < _FLAT_DEPTH_MM) & (cosine > _FLAT_COSINE)
         rim = (below < _RIM_DEPTH_MM) & (cosine <= _FLAT_COSINE) & (cosine > _RIM_COSINE)
         return flat, rim, height.max(axis=0)
 
-    candidates = some.normals[:: max(1, len(some.points) // 300)]
+    candidates = normals[:: max(1, len(some.points) // 300)]
     flat, rim, top = flat_and_rim(candidates)
     score = flat.mean(axis=0) - rim.mean(axis=0) / _RIM_SHARE
     score[top < _CUT_REACH * radius] = -1.0
@@ -59,7 +74,7 @@ def flat_end(samples: Samples) -> FlatEnd | None:
         flat, rim, _ = flat_and_rim(direction)
         if flat.mean() < _CUT_SHARE or rim.mean() > _RIM_SHARE * flat.mean():
             return None
-        direction = unit(some.normals[flat[:, 0]].mean(axis=0))[None]
+        direction = unit(normals[flat[:, 0]].mean(axis=0))[None]
     return FlatEnd(direction[0], float(np.median(some.points[flat[:, 0]] @ direction[0])))
 
 
@@ -116,7 +131,8 @@ def curvatures(samples: Samples, radius: float) -> FloatArray:
         radius: of the neighbourhood they are fitted over, mm.
     """
     some = samples.every(_FITTED_SHARE)
-    tree = cKDTree(some.points)
-    _, near = tree.query(some.points, k=min(len(some.points), _NEIGHBOURS))
-    found = _principal_curvatures(some.points, some.normals, np.ascontiguousarray(near), radius)
+    points, normals = map(np.ascontiguousarray, (some.points, some.normals))
+    tree = cKDTree(points)
+    _, near = tree.query(points, k=min(len(points), _NEIGHBOURS))
+    found = _principal_curvatures(points, normals, near, radius)
     return found[tree.query(samples.points)[1]]

@@ -3,10 +3,19 @@
 import numpy as np
 import pytest
 
-from imaging.atlas import match_to_atlas, read_on_atlas, surface_of_map
-from imaging.correspondence import vertex_normals
+from imaging.atlas import (
+    ATLAS_OPTIONS,
+    match_to_atlas,
+    prepare_atlas,
+    read_on_atlas,
+    surface_of_map,
+)
+from imaging.correspondence import DEFAULT_OPTIONS
 from imaging.errors import BadInputError
-from imaging.sphere import FRAMES
+from imaging.labels import BONES, Bone
+from imaging.sphere import FRAMES, read_map
+from imaging.triangles import vertex_normals
+from phantom.map_cohort import DrawnKnee, draw_maps
 
 CENTROID = np.array([3.0, -8.0, 12.0])
 
@@ -64,3 +73,38 @@ def test_a_map_without_values_is_refused() -> None:
         match_to_atlas(
             atlas, np.full((224, 224), np.nan), "patella", CENTROID, name="1000001_RIGHT_V00"
         )
+
+
+@pytest.mark.parametrize("bone", BONES)
+def test_drawn_knees_are_read_at_their_own_points(bone: Bone) -> None:
+    """A pixel of one drawn knee is the same point of another, bumps of up to 4 mm or not."""
+    amplitudes = (0.0, 2.0, -2.0)
+    knees = [
+        DrawnKnee(1_000_001 + 37 * row, "RIGHT", "V00", amplitude)
+        for row, amplitude in enumerate(amplitudes)
+    ]
+    drawn = draw_maps(5, knees, bone)
+    shapes, frame, centroids = drawn.maps["bone_shape"], FRAMES[bone], drawn.centroid_mm
+    atlas = prepare_atlas(surface_of_map(shapes[0], frame, centroids[0]))
+    away = atlas.surface.vertices_mm - centroids[0]
+    directions = away / np.linalg.norm(away, axis=1, keepdims=True)
+    for shape, centroid in zip(shapes[1:], centroids[1:], strict=True):
+        found = match_to_atlas(atlas, shape, bone, centroid)
+        true = centroid + read_map(shape, frame, directions)[:, None] * directions
+        error = np.linalg.norm(found.points_mm - true, axis=1)
+        assert np.isfinite(error).mean() > 0.9
+        assert np.nanmean(error) < 1.5
+        assert found.quality.flipped_share < 0.005
+
+
+def test_a_prepared_atlas_gives_the_same_bytes() -> None:
+    frame = FRAMES["femur"]
+    surface = surface_of_map(lumpy_rho(frame.directions, 1.0), frame, np.zeros(3))
+    knee = lumpy_rho(frame.directions, 1.1)
+    prepared = prepare_atlas(surface)
+    once = match_to_atlas(surface, knee, "femur", CENTROID)
+    again = match_to_atlas(prepared, knee, "femur", CENTROID)
+    assert once.points_mm.tobytes() == again.points_mm.tobytes()
+    assert prepared.options == ATLAS_OPTIONS
+    with pytest.raises(ValueError, match="prepared"):
+        match_to_atlas(prepared, knee, "femur", CENTROID, DEFAULT_OPTIONS)
