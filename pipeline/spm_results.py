@@ -1,6 +1,7 @@
 """Maps tested together, as rows of the lake."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import polars as pl
 
@@ -43,29 +44,15 @@ def store_spm(
         "spm_clusters": _as_text(family.clusters),
         "spm_compartments": family.compartments,
     }
-    with lake.batch(
-        "statistics",
-        ALL_TIMEPOINTS,
-        CODE_VERSION["statistics"],
-        config_hash(settings, "statistics"),
-    ) as batch:
-        batch.add(
-            "analyses",
-            [
-                {
-                    "analysis": analysis,
-                    "input_fingerprint": input_fingerprint,
-                    "n_rows": max(one.n_cases for one in family.results.values()),
-                    "n_results": sum(one.n_tested > 0 for one in family.results.values()),
-                    "n_failed": sum(one.n_tested == 0 for one in family.results.values()),
-                    "notes": "\n".join(notes),
-                }
-            ],
-        )
-        for name, rows in tables.items():
-            if rows.height:
-                columns = [column for column in TABLES[name].column_names if column in rows.columns]
-                batch.add(name, rows.select(pl.lit(analysis).alias("analysis"), *columns))
+    ledger = {
+        "analysis": analysis,
+        "input_fingerprint": input_fingerprint,
+        "n_rows": max(one.n_cases for one in family.results.values()),
+        "n_results": sum(one.n_tested > 0 for one in family.results.values()),
+        "n_failed": sum(one.n_tested == 0 for one in family.results.values()),
+        "notes": "\n".join(notes),
+    }
+    _commit(lake, settings, ledger, tables)
 
 
 def store_refusal(
@@ -91,25 +78,32 @@ def store_refusal(
     Raises:
         LakeBusyError: another process is writing to the lake.
     """
+    ledger = {
+        "analysis": analysis,
+        "input_fingerprint": input_fingerprint,
+        "n_rows": n_cases,
+        "n_results": 0,
+        "n_failed": n_maps,
+        "notes": f"Not tested: {reason}",
+    }
+    _commit(lake, settings, ledger, {})
+
+
+def _commit(
+    lake: Lake, settings: Settings, ledger: Mapping[str, Any], tables: Mapping[str, pl.DataFrame]
+) -> None:
+    """One batch: the analysis' row, and its rows of other tables."""
     with lake.batch(
         "statistics",
         ALL_TIMEPOINTS,
         CODE_VERSION["statistics"],
         config_hash(settings, "statistics"),
     ) as batch:
-        batch.add(
-            "analyses",
-            [
-                {
-                    "analysis": analysis,
-                    "input_fingerprint": input_fingerprint,
-                    "n_rows": n_cases,
-                    "n_results": 0,
-                    "n_failed": n_maps,
-                    "notes": f"Not tested: {reason}",
-                }
-            ],
-        )
+        batch.add("analyses", [ledger])
+        for name, rows in tables.items():
+            if rows.height:
+                columns = [column for column in TABLES[name].column_names if column in rows.columns]
+                batch.add(name, rows.select(pl.lit(ledger["analysis"]).alias("analysis"), *columns))
 
 
 def _as_text(clusters: pl.DataFrame) -> pl.DataFrame:
