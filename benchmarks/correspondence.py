@@ -38,8 +38,8 @@ from phantom.map_cohort import DrawnKnee, draw_maps
 BONES = ("Femur", "Tibia", "Patella")
 PAIRS = (("S001", "S002"), ("S002", "S010"), ("S010", "S001"))
 PEER_PAIRS = 1
-"""pyfocusr takes a quarter of a minute a bone."""
-PEER_TIMEOUT_S = 900.0
+"""pyfocusr takes minutes a bone on one core."""
+PEER_TIMEOUT_S = 1800.0
 LIMITLESS = replace(
     DEFAULT_OPTIONS,
     max_energy=np.inf,

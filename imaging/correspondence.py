@@ -10,7 +10,6 @@ drawn by area, so the answer does not depend on how either surface is triangulat
 from dataclasses import dataclass, field, replace
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
 from imaging.displacement import DisplacementPrior, displacement, most_probable_weights
@@ -85,7 +84,10 @@ class CorrespondenceOptions:
         n_source, n_target, n_backward: samples of the source, of the target, and of the target's
             that look for their match on the source.
         max_distance_mm, max_flipped_share, max_log_area_sd, max_energy, max_scale,
-            max_unmatched_share: a match beyond any of them has failed.
+            max_unmatched_share: a match beyond any of them has failed. Measured (largest): bones of
+            one shape model 0.05 mm, 0.0001, 0.15, 0.18, 1.04, 0.03; between it and a knee with
+            osteophytes 0.23 mm, 0.04, 0.62, 1.04, 1.13, 0.1. Another bone has an energy of 1.26
+            to 2.9 or a scale of 1.26 to 2.8, half a femur a log area of 0.65.
         check_side: whether a target whose mirror image fits better is refused. A nearly symmetric
             patella with a large lesion can look so; leave it out where the side is known.
     """
@@ -101,8 +103,8 @@ class CorrespondenceOptions:
     n_backward: int = 2500
     max_distance_mm: float = 0.5
     max_flipped_share: float = 0.05
-    max_log_area_sd: float = 0.6
-    max_energy: float = 1.0
+    max_log_area_sd: float = 0.63
+    max_energy: float = 1.2
     max_scale: float = 1.3
     max_unmatched_share: float = 0.3
     check_side: bool = True
@@ -148,7 +150,7 @@ class Correspondence:
     """
 
     points_mm: FloatArray
-    on_border: NDArray[np.bool_]
+    on_border: BoolArray
     quality: CorrespondenceQuality
 
 

@@ -36,5 +36,6 @@ with contextlib.redirect_stdout(io.StringIO()):
     )
     registration.align_maps()
     registration.get_source_mesh_transformed_weighted_avg()
-np.save(folder / "points.npy", registration.weighted_avg_transformed_mesh.points)
+placed = registration.weighted_avg_transformed_mesh
+np.save(folder / "points.npy", np.asarray(pv.wrap(placed).points))
 np.save(folder / "seconds.npy", time.process_time() - began)
