@@ -121,6 +121,8 @@ def near_border(points: FloatArray, surface: Surface, distance_mm: float) -> Boo
     longest = np.linalg.norm(end - start, axis=1).max()
     away, _ = cKDTree(start).query(points, distance_upper_bound=longest + distance_mm)
     close = np.flatnonzero(np.isfinite(away))
+    if len(close) == 0:
+        return np.zeros(len(points), dtype=bool)
     _, near = cKDTree((start + end) / 2).query(points[close], k=min(6, len(edges)))
     near = near.reshape(len(close), min(6, len(edges)))
     along = end[near] - start[near]

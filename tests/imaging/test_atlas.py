@@ -10,7 +10,7 @@ from imaging.atlas import (
     read_on_atlas,
     surface_of_map,
 )
-from imaging.correspondence import DEFAULT_OPTIONS
+from imaging.correspondence import DEFAULT_OPTIONS, correspond
 from imaging.errors import BadInputError
 from imaging.labels import BONES, Bone
 from imaging.sphere import FRAMES, read_map
@@ -108,3 +108,17 @@ def test_a_prepared_atlas_gives_the_same_bytes() -> None:
     assert prepared.options == ATLAS_OPTIONS
     with pytest.raises(ValueError, match="prepared"):
         match_to_atlas(prepared, knee, "femur", CENTROID, DEFAULT_OPTIONS)
+
+
+@pytest.mark.parametrize("bone", BONES)
+def test_the_map_of_another_bone_is_refused(bone: Bone) -> None:
+    knee = [DrawnKnee(1_000_001, "RIGHT", "V00")]
+    drawn = {one: draw_maps(5, knee, one) for one in BONES}
+    surfaces = {
+        one: surface_of_map(maps.maps["bone_shape"][0], FRAMES[one], maps.centroid_mm[0])
+        for one, maps in drawn.items()
+    }
+    atlas = prepare_atlas(surfaces[bone])
+    for other in set(BONES) - {bone}:
+        with pytest.raises(BadInputError, match="could not be matched"):
+            correspond(atlas.source, surfaces[other])
