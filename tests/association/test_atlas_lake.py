@@ -41,7 +41,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Lake:
     plan = DrawingPlan(
         PLAN_SEED,
         pain=PainModel(separation=4.0),
-        effect=PlantedEffect(thinning_mm=0.4, severity=0.0),
+        effect=PlantedEffect(thinning_mm=0.8, severity=0.0),
     )
     lake = planted_lake(
         tmp_path_factory.mktemp("atlas") / "lake", plan, n_people=240, timepoint=VISIT

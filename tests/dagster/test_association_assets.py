@@ -40,8 +40,17 @@ ASSOCIATION = {
         "regression_cases",
     },
     "leakage_controls": {"leakage_control_cases"},
+    "reference_candidates": {"first_timepoints", "spherical_maps"},
+    "atlas": {"reference_candidates", "spherical_maps"},
+    "correspondences": {"atlas", "cohort", "first_timepoints", "spherical_maps"},
+    "atlas_maps": {"cam_maps", "correspondences", "spherical_maps"},
+    "spm_cases": {"first_timepoints", "model_agreement"},
+    "spm_cam_pain": {"atlas_maps", "cell_sums", "spm_cases"},
+    "spm_cam_predicted": {"atlas_maps", "cell_sums", "spm_cases"},
+    "spm_biomarkers": {"atlas_maps", "spm_cases"},
+    "comparison_figures": {"spm_biomarkers", "spm_cam_pain", "spm_cam_predicted"},
 }
-APART = {"cell_sums", "control_networks"}
+APART = {"cell_sums", "control_networks", "correspondences", "atlas_maps"}
 """Of a visit, or asked for by themselves: the job leaves them out."""
 TABLE = "Age,BMI,Sex,LF,MF,DLROI,Outcome\n"
 

@@ -48,10 +48,13 @@ def test_materialize_runs_visits_then_what_reads_across_them(
         ("segmentations", "V03"),
         ("spherical_maps", "V03"),
         ("knee_biomarkers", "V03"),
+        ("correspondences", "V03"),
         ("training_images", "V03"),
         ("predictions", "V03"),
         ("cam_maps", "V03"),
         ("cam_numbers", "V03"),
+        ("atlas_maps", "V03"),
+        ("cell_sums", "V03"),
     ]
     by_name = {result.asset: result for result in results}
     assert by_name["spherical_maps"].metadata["n_computed"] == 1
