@@ -21,11 +21,13 @@ from lake.errors import LakeError
 from lake.maps import MapPart
 from lake.store import Lake
 from lake.tables import ALL_TIMEPOINTS
+from pipeline.atlas_view import atlas_meshes
 from pipeline.config import CODE_VERSION, Settings, Step, config_hash
 from pipeline.predictions import knee_regions
 from stats.mesh import SurfaceMesh
 
 STEP: Step = "atlas"
+NO_ATLAS = "there is no atlas; materialize atlas"
 
 
 @dataclass(frozen=True, eq=False)
@@ -220,24 +222,31 @@ def read_atlas(lake: Lake) -> dict[Bone, AtlasBone]:
     """
     bones = lake.sql("FROM atlas_bones").to_dicts()
     if not bones:
-        raise LakeError("there is no atlas; materialize atlas")
-    vertices = lake.sql("FROM atlas_vertices ORDER BY bone, vertex")
-    triangles = lake.sql("FROM atlas_triangles ORDER BY bone, triangle")
+        raise LakeError(NO_ATLAS)
+    meshes = atlas_meshes(lake)
     found = {}
     for row in sorted(bones, key=lambda one: BONES.index(one["bone"])):
         bone: Bone = row["bone"]
-        points = vertices.filter(pl.col("bone") == bone)
-        faces = triangles.filter(pl.col("bone") == bone)
+        mesh = meshes[bone]
         found[bone] = AtlasBone(
             row["atlas_id"],
             row["reference_knee_visit"],
-            Surface(
-                points.select("x_mm", "y_mm", "z_mm").to_numpy(),
-                faces.select("vertex_a", "vertex_b", "vertex_c").to_numpy().astype(np.int64),
-            ),
-            points["area_mm2"].to_numpy(),
-            (points["compartment"] == "medial").to_numpy(),
-            points["is_cartilage"].to_numpy(),
+            Surface(mesh.vertices_mm, mesh.triangles),
+            SurfaceMesh.from_faces(mesh.vertices_mm, mesh.triangles).area_mm2,
+            mesh.compartment == "medial",
+            mesh.is_cartilage,
             np.array([row[f"centroid_{axis}_mm"] for axis in "xyz"]),
         )
     return found
+
+
+def atlas_ids(lake: Lake) -> tuple[str, ...]:
+    """The id of each bone of the atlas, in the order of `BONES`.
+
+    Raises:
+        LakeError: there is no atlas.
+    """
+    found = dict(lake.sql("SELECT bone, atlas_id FROM atlas_bones").rows())
+    if not found:
+        raise LakeError(NO_ATLAS)
+    return tuple(found[bone] for bone in BONES)

@@ -191,7 +191,7 @@ def atlas_meshes(lake: Lake) -> dict[Bone, AtlasMesh]:
             points["is_cartilage"].fill_null(False).to_numpy().astype(bool),
         )
     if not meshes:
-        raise LakeError("the lake has no atlas; materialize atlas_bones")
+        raise LakeError("the lake has no atlas; materialize atlas")
     return meshes
 
 

@@ -21,7 +21,7 @@ from imaging.labels import BONES, Bone
 from lake.arrays import ArrayPart, Variable, read_rows
 from lake.errors import LakeError
 from lake.store import Lake
-from pipeline.atlas import read_atlas
+from pipeline.atlas import atlas_ids, read_atlas
 from pipeline.cluster import Cluster
 from pipeline.config import CODE_VERSION, Step
 from pipeline.ingest import Progress, unexpected
@@ -85,8 +85,7 @@ def materialize_correspondences(
         LakeBusyError: another process is writing to the lake.
     """
     start = time.perf_counter()
-    atlas = read_atlas(lake)
-    ids = tuple(atlas[bone].atlas_id for bone in BONES)
+    ids = atlas_ids(lake)
     version, options = CODE_VERSION[STEP], _options_hash(ids)
     pending = lake.query(
         "association/pending_correspondences",

@@ -41,7 +41,6 @@ class Comparison:
         group: column of `spm_cases`: group 1 where true, group 0 where false.
         target: whose Grad-CAM; None for the biomarkers themselves.
         title: what is compared, for people.
-        group_names: of group 1 and group 0.
         notes: what it means, one sentence each.
     """
 
@@ -49,7 +48,6 @@ class Comparison:
     group: str
     target: str | None
     title: str
-    group_names: tuple[str, str]
     notes: tuple[str, ...]
 
 
@@ -71,7 +69,6 @@ COMPARISONS: Mapping[str, Comparison] = {
             "is_tp_pain",
             "pain",
             "Grad-CAM for pain: true positives with pain against true negatives without",
-            ("TP pain", "TN no pain"),
             (_TP_TN, "Evidence for pain in both groups: the same functional of both.", _SCALED,
              _SELECTED),
         ),
@@ -80,7 +77,6 @@ COMPARISONS: Mapping[str, Comparison] = {
             "is_tp_pain",
             "predicted",
             "Grad-CAM of the predicted class: true positives with pain against true negatives",
-            ("TP pain", "TN no pain"),
             (
                 _TP_TN,
                 "Evidence for pain in group 1 and for no pain in group 0, as the authors' code: "
@@ -94,7 +90,6 @@ COMPARISONS: Mapping[str, Comparison] = {
             "has_pain",
             None,
             "Biomarkers: chronic pain against no pain",
-            ("pain", "no pain"),
             ("All test knees at each patient's first visit; no network takes part.",),
         ),
     )
