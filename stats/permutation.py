@@ -43,6 +43,9 @@ class PermutationOptions:
         tfce_extent_power: E of TFCE.
         tfce_height_power: H of TFCE.
         cluster_p: two-sided uncorrected p that forms clusters.
+        min_present_share: vertices with values of a smaller share of the cases are not searched.
+            Where few knees have cartilage, residuals are those of a few odd values, whose largest
+            statistics would drown all others.
 
     Raises:
         StatisticsError: a value out of range.
@@ -54,6 +57,7 @@ class PermutationOptions:
     tfce_extent_power: float = 0.5
     tfce_height_power: float = 2.0
     cluster_p: float = 0.001
+    min_present_share: float = 0.5
 
     def __post_init__(self) -> None:
         if self.n_permutations < FEWEST - 1:
@@ -65,6 +69,10 @@ class PermutationOptions:
             raise StatisticsError(f"exchange is {self.exchange!r}; use 'whole' or 'within'")
         if not 0 < self.cluster_p < 1:
             raise StatisticsError(f"cluster_p is {self.cluster_p}; give a p between 0 and 1")
+        if not 0 <= self.min_present_share <= 1:
+            raise StatisticsError(
+                f"min_present_share is {self.min_present_share}; give a share between 0 and 1"
+            )
         if self.tfce_extent_power <= 0 or self.tfce_height_power < 0:
             raise StatisticsError(
                 "TFCE needs an extent power above 0, a height power of at least 0"
@@ -77,8 +85,8 @@ class PermutedMap:
 
     Attributes:
         values: shape (n_case, n_vertex), NaN where missing; the same cases for all maps.
-        tested: vertices that have a test, shape (n_vertex,).
-        t: their observed statistics, NaN elsewhere, shape (n_vertex,).
+        tested: vertices that are searched, shape (n_vertex,); see `searched`.
+        t: their observed statistics, `comparable_t`, NaN elsewhere, shape (n_vertex,).
         mesh: the surface, for TFCE and clusters; None for neither.
     """
 
@@ -93,7 +101,7 @@ class NullMaxima:
     """Largest statistics of each rearrangement.
 
     Attributes:
-        abs_t: largest |t|, shape (n_map, n_permutation).
+        abs_t: largest |t|, `comparable_t`, shape (n_map, n_permutation).
         tfce: largest |TFCE|, same shape; NaN for maps without a mesh.
         cluster_area_mm2: area of the largest cluster, same shape; NaN for maps without a mesh.
         as_large: at how many rearrangements |t| of the vertex itself was as large as observed,
@@ -285,6 +293,38 @@ def _batches(
         yield first, np.array(waiting)
 
 
+def searched(
+    t: Floats, n: NDArray[np.integer], n_cases: int, options: PermutationOptions
+) -> NDArray[np.bool_]:
+    """Vertices that family-wise p-values are over.
+
+    Args:
+        t: NaN where there is no test, shape (n_vertex,).
+        n: cases with a value, shape (n_vertex,).
+        n_cases: cases of the map.
+        options: `min_present_share`.
+    """
+    return np.isfinite(t) & (np.asarray(n) >= options.min_present_share * n_cases)
+
+
+def comparable_t(t: Floats, df: NDArray[np.integer] | Floats, most: float) -> Floats:
+    """The t with the most degrees of freedom that is as improbable as t with its own.
+
+    Largest statistics only make sense of vertices whose statistics are alike, and with few cases a
+    t of 50 is nothing. Both ways by Wallace's normal approximation (1959, doi:10.1214/aoms/
+    1177706096); it rises with t, so a family-wise p by permutation is exact however good it is.
+
+    Args:
+        t: statistics, the last axis over vertices.
+        df: degrees of freedom of each vertex, shape (n_vertex,), at least 1.
+        most: degrees of freedom of a vertex that no case lacks.
+    """
+    df = np.asarray(df, dtype=np.float64)
+    normal = (8 * df + 1) / (8 * df + 3) * np.sqrt(df * np.log1p(t**2 / df))
+    scaled = normal * (8 * most + 3) / (8 * most + 1)
+    return np.where(df < most, np.copysign(np.sqrt(most * np.expm1(scaled**2 / most)), t), t)
+
+
 def cluster_limit(n: NDArray[np.integer], n_columns: int, cluster_p: float) -> Floats:
     """|t| that a two-sided p of `cluster_p` asks for with n cases at each vertex; inf if df < 1."""
     df = np.asarray(n, dtype=np.float64) - n_columns
@@ -313,12 +353,18 @@ def null_maxima(
         n_vertices = given.values.shape[1]
         observed = np.where(given.tested, np.abs(np.nan_to_num(given.t)) * SAME, np.inf)
         n_case = np.isfinite(given.values).sum(axis=0)
-        limit = cluster_limit(n_case, basis.shape[1], options.cluster_p)
-        per_order = n_vertices + basis.shape[1] * len(ready.complete)
-        per_order += (basis.shape[1] + 1) * (basis.shape[1] + 2) // 2 * len(ready.partial)
+        n, p = basis.shape
+        limit = cluster_limit(n_case, p, options.cluster_p)
+        limit = np.where(given.tested, comparable_t(limit, np.maximum(n_case - p, 1), n - p), np.inf)
+        per_order = n_vertices + p * len(ready.complete)
+        per_order += (p + 1) * (p + 2) // 2 * len(ready.partial)
         size = max(1, min(count, _BATCH_NUMBERS // max(per_order, 1)))
         for first, orders in _batches(plan.draw(options.seed, count), size):
             t = _permuted_t(ready, n_vertices, basis, orders)
+            if len(ready.partial):
+                t[:, ready.partial] = comparable_t(
+                    t[:, ready.partial], ready.partial_n - p, n - p
+                )
             rows = slice(first, first + len(orders))
             _count(t, observed, as_large[index], largest_t[index, rows])
             if given.mesh is not None:

@@ -22,9 +22,11 @@ from stats.permutation import (
     PermutationOptions,
     PermutedMap,
     cluster_limit,
+    comparable_t,
     family_wise_p,
     null_maxima,
     over_family,
+    searched,
 )
 from stats.spm import ExtraMaps, MapMatrix, SpmResult, map_matrix, spm
 from stats.spm_design import SpmDesign, listed
@@ -64,7 +66,8 @@ class SpmFamily:
     Attributes:
         points: `map`, the columns of `SpmResult.points`, q_bh_family; with permutations also
             p_permutation (uncorrected), p_fwe_max_t and p_fwe_max_t_family; for maps with a mesh
-            also cluster, and with permutations tfce, p_fwe_tfce and p_fwe_tfce_family.
+            also cluster, and with permutations tfce, p_fwe_tfce and p_fwe_tfce_family. Those of
+            permutations, and clusters beside them, are NULL where a vertex is not `searched`.
         clusters: `map`, the columns of `cluster_table`; with permutations p_fwe_area and
             p_fwe_area_family. Maps without a mesh have none.
         compartments: `map` and the columns of `compartment_table`.
@@ -140,9 +143,10 @@ def spm_family(
         _check_mesh(results[name].points, mesh, name)
     limit_p = cluster_p if permutations is None else permutations.cluster_p
     n_columns = _n_columns(results)
+    region = {name: _searched(result, permutations) for name, result in results.items()}
     labels = {
         name: cluster_labels(
-            results[name].points["t"].to_numpy(),
+            np.where(region[name], results[name].points["t"].to_numpy(), np.nan),
             cluster_limit(results[name].points["n"].to_numpy(), n_columns[name], limit_p),
             mesh,
         )
@@ -167,13 +171,18 @@ def spm_family(
         first = next(iter(matrices.values())).cases
         plan = plan_exchange(first.group, first.block, permutations.exchange)
         given = [
-            _permuted_map(name, matrices[name], first.keys, results[name], surfaces.get(name))
+            PermutedMap(
+                _values_of(name, matrices[name], first.keys),
+                region[name],
+                _comparable(results[name], region[name], n_columns[name]),
+                surfaces.get(name),
+            )
             for name in maps
         ]
         found = null_maxima(given, first.matrix, plan, permutations)
         for index, name in enumerate(maps):
             frames[name] = _with_permutation_p(
-                frames[name], found, index, surfaces.get(name), permutations
+                frames[name], found, index, given[index], permutations
             )
             if name in tables:
                 tables[name] = _with_area_p(tables[name], found, index)
@@ -212,16 +221,28 @@ def _n_columns(results: Mapping[str, SpmResult]) -> dict[str, int]:
     return found
 
 
-def _permuted_map(
-    name: str, matrix: MapMatrix, keys: pl.Series, result: SpmResult, mesh: SurfaceMesh | None
-) -> PermutedMap:
-    """A map with its cases in the order of the first map's."""
+def _searched(result: SpmResult, permutations: PermutationOptions | None) -> NDArray[np.bool_]:
+    t, n = result.points["t"].to_numpy(), result.points["n"].to_numpy()
+    if permutations is None:
+        return np.isfinite(t)
+    return searched(t, n, result.n_cases, permutations)
+
+
+def _comparable(
+    result: SpmResult, region: NDArray[np.bool_], n_columns: int
+) -> NDArray[np.float64]:
+    """Statistics of the vertices that are searched, NaN elsewhere."""
+    t, n = result.points["t"].to_numpy(), result.points["n"].to_numpy()
+    df = np.maximum(n - n_columns, 1)
+    return np.where(region, comparable_t(t, df, result.n_cases - n_columns), np.nan)
+
+
+def _values_of(name: str, matrix: MapMatrix, keys: pl.Series) -> NDArray[np.float64]:
+    """A map's values with its cases in the order of the first map's."""
     row = {key: index for index, key in enumerate(matrix.cases.keys.to_list())}
     if set(row) != set(keys.to_list()):
         raise StatisticsError(f"the map {name!r} is of other cases than the first")
-    values = matrix.values[[row[key] for key in keys.to_list()]]
-    t = result.points["t"].to_numpy()
-    return PermutedMap(values, np.isfinite(t), t, mesh)
+    return matrix.values[[row[key] for key in keys.to_list()]]
 
 
 def _with_clusters(points: pl.DataFrame, labels: NDArray[np.int64] | None) -> pl.DataFrame:
@@ -238,19 +259,19 @@ def _with_permutation_p(
     points: pl.DataFrame,
     found: NullMaxima,
     index: int,
-    mesh: SurfaceMesh | None,
+    given: PermutedMap,
     options: PermutationOptions,
 ) -> pl.DataFrame:
-    t = points["t"].to_numpy()
+    t = given.t
     size = np.abs(t)
     enhanced = np.full(len(t), np.nan)
-    if mesh is not None:
+    if given.mesh is not None:
         enhanced = np.where(
-            np.isfinite(t),
+            given.tested,
             tfce(
                 t,
-                mesh.area_mm2,
-                mesh.neighbours,
+                given.mesh.area_mm2,
+                given.mesh.neighbours,
                 options.tfce_extent_power,
                 options.tfce_height_power,
             ),
@@ -258,7 +279,7 @@ def _with_permutation_p(
         )
     each = (1 + found.as_large[index]) / (1 + found.abs_t.shape[1])
     return points.with_columns(
-        _column("p_permutation", np.where(np.isfinite(t), each, np.nan)),
+        _column("p_permutation", np.where(given.tested, each, np.nan)),
         _column("p_fwe_max_t", family_wise_p(size, found.abs_t[index])),
         _column("p_fwe_max_t_family", family_wise_p(size, over_family(found.abs_t))),
         _column("tfce", enhanced),

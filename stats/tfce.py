@@ -6,15 +6,17 @@ of the connected part above h that holds v (Smith and Nichols 2009, doi:10.1016/
 max-tree of the map: no step of heights is chosen and nothing is approximated.
 """
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
-from numba import njit
+from numba import get_num_threads, njit
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _root(link: Ints, vertex: int) -> int:
     root = vertex
     while link[root] != root:
@@ -24,20 +26,38 @@ def _root(link: Ints, vertex: int) -> int:
     return root
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
+def _power(value: float, exponent: float) -> float:
+    """`value ** exponent`; a multiplication or a root, many times faster, for the usual ones."""
+    if exponent == 0.5:
+        return np.sqrt(value)
+    if exponent == 3.0:
+        return value * value * value
+    return value**exponent
+
+
+@njit(cache=True, nogil=True)
 def _one_sided(
-    height: Floats, area: Floats, start: Ints, indices: Ints, extent_power: float, power: float
+    height: Floats,
+    order: Ints,
+    area: Floats,
+    start: Ints,
+    indices: Ints,
+    extent_power: float,
+    power: float,
 ) -> Floats:
-    """TFCE of the part of a map above 0; `power` is H + 1."""
+    """TFCE of the part of a map above 0, its vertices in falling order; `power` is H + 1."""
     n = len(height)
     out = np.zeros(n)
-    above = np.flatnonzero(height > 0.0)
-    order = above[np.argsort(-height[above], kind="mergesort")]
+    n_above = 0
+    while n_above < n and height[order[n_above]] > 0.0:
+        n_above += 1
     # A vertex that joins becomes the parent of the parts it touches: what they were until then,
     # they were down to its height.
     parent, link = np.full(n, -1), np.full(n, -1)
     extent = np.zeros(n)
-    for vertex in order:
+    for place in range(n_above):
+        vertex = order[place]
         link[vertex] = vertex
         extent[vertex] = area[vertex]
         for at in range(start[vertex], start[vertex + 1]):
@@ -49,17 +69,18 @@ def _one_sided(
                 parent[root] = vertex
                 link[root] = vertex
                 extent[vertex] += extent[root]
-    for vertex in order[::-1]:
+    for place in range(n_above - 1, -1, -1):
+        vertex = order[place]
         above_it = parent[vertex]
         floor, before = 0.0, 0.0
         if above_it >= 0:
             floor, before = height[above_it], out[above_it]
-        step = height[vertex] ** power - floor**power
-        out[vertex] = before + extent[vertex] ** extent_power * step / power
+        step = _power(height[vertex], power) - _power(floor, power)
+        out[vertex] = before + _power(extent[vertex], extent_power) * step / power
     return out
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _largest(height: Floats, limit: Floats, area: Floats, start: Ints, indices: Ints) -> float:
     """Area of the largest connected part at or above its limit."""
     seen = np.zeros(len(height), np.bool_)
@@ -84,7 +105,29 @@ def _largest(height: Floats, limit: Floats, area: Floats, start: Ints, indices: 
     return largest
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
+def _largest_of_rows(
+    t: Floats,
+    falling: Ints,
+    limit: Floats,
+    area: Floats,
+    start: Ints,
+    indices: Ints,
+    extent_power: float,
+    power: float,
+) -> tuple[Floats, Floats]:
+    tfce_max, area_max = np.zeros(len(t)), np.zeros(len(t))
+    for row in range(len(t)):
+        order = falling[row]
+        for sign in (1.0, -1.0):
+            side = sign * t[row]
+            enhanced = _one_sided(side, order, area, start, indices, extent_power, power)
+            tfce_max[row] = max(tfce_max[row], enhanced.max())
+            area_max[row] = max(area_max[row], _largest(side, limit, area, start, indices))
+            order = order[::-1]
+    return tfce_max, area_max
+
+
 def largest_of_maps(
     t: Floats,
     limit: Floats,
@@ -96,6 +139,8 @@ def largest_of_maps(
 ) -> tuple[Floats, Floats]:
     """Largest TFCE and largest cluster area of each of several maps, both signs.
 
+    Maps are shared out over the cores; each is worked out alone, so their number changes nothing.
+
     Args:
         t: statistics, shape (n_map, n_vertex), 0 where there is none.
         limit: |t| that forms clusters, shape (n_vertex,).
@@ -104,15 +149,22 @@ def largest_of_maps(
         indices: see `SurfaceMesh.neighbours`.
         extent_power: E.
         height_power: H.
+
+    Returns:
+        Two arrays of shape (n_map,): TFCE, and area in mm2.
     """
-    tfce_max, area_max = np.zeros(len(t)), np.zeros(len(t))
-    for row in range(len(t)):
-        for sign in (1.0, -1.0):
-            side = sign * t[row]
-            enhanced = _one_sided(side, area, start, indices, extent_power, height_power + 1.0)
-            tfce_max[row] = max(tfce_max[row], enhanced.max())
-            area_max[row] = max(area_max[row], _largest(side, limit, area, start, indices))
-    return tfce_max, area_max
+
+    def of(rows: Floats) -> tuple[Floats, Floats]:
+        # NumPy sorts several times as fast as Numba does.
+        falling = np.argsort(-rows, axis=1)
+        return _largest_of_rows(
+            rows, falling, limit, area, start, indices, extent_power, height_power + 1.0
+        )
+
+    n_threads = max(1, min(len(t), get_num_threads()))
+    with ThreadPoolExecutor(n_threads) as threads:
+        tfce_max, area_max = zip(*threads.map(of, np.array_split(t, n_threads)), strict=True)
+    return np.concatenate(tfce_max), np.concatenate(area_max)
 
 
 def tfce(
@@ -133,7 +185,9 @@ def tfce(
     """
     known = np.nan_to_num(np.asarray(t, dtype=np.float64), nan=0.0)
     above, below = (
-        _one_sided(side, area_mm2, *neighbours, extent_power, height_power + 1.0)
+        _one_sided(
+            side, np.argsort(-side), area_mm2, *neighbours, extent_power, height_power + 1.0
+        )
         for side in (known, -known)
     )
     return above - below

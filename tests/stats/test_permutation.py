@@ -17,6 +17,7 @@ from stats.permutation import (
     PermutationOptions,
     PermutedMap,
     cluster_limit,
+    comparable_t,
     family_wise_p,
     null_maxima,
     orthonormal_basis,
@@ -76,16 +77,19 @@ def test_p_values_are_counts_of_the_same_permutations() -> None:
     tested[7] = False
     plan = plan_exchange(matrix[:, -1] == 1, None, "whole")
     options = PermutationOptions(39, seed=5, cluster_p=0.1)
+    most = len(matrix) - matrix.shape[1]
     maps = []
     for values, known in ((first, np.ones(200, dtype=bool)), (second, tested)):
         t = np.full(200, np.nan)
         t[known] = observed_t(values[:, known], matrix)
-        maps.append(PermutedMap(values, known, t, MESH))
+        df = np.isfinite(values).sum(axis=0) - matrix.shape[1]
+        maps.append(PermutedMap(values, known, comparable_t(t, np.maximum(df, 1), most), MESH))
     found = null_maxima(maps, matrix, plan, options)
     orders = np.array(list(plan.draw(5, 39)))
     basis = orthonormal_basis(matrix)
     for index, given in enumerate(maps):
-        t = permuted_t(given, basis, orders)
+        df = np.isfinite(given.values).sum(axis=0) - matrix.shape[1]
+        t = comparable_t(permuted_t(given, basis, orders), np.maximum(df, 1), most)
         np.testing.assert_allclose(found.abs_t[index], np.abs(t).max(axis=1), rtol=1e-12)
         enhanced = [np.abs(tfce(row, MESH.area_mm2, MESH.neighbours)).max() for row in t]
         np.testing.assert_allclose(found.tfce[index], enhanced, rtol=1e-12)
@@ -97,6 +101,52 @@ def test_p_values_are_counts_of_the_same_permutations() -> None:
     family = over_family(found.abs_t)
     np.testing.assert_array_equal(family, found.abs_t.max(axis=0))
     assert np.isnan(family_wise_p(np.array([np.nan]), family)[0])
+
+
+@pytest.mark.parametrize("df", [1, 3, 10, 200])
+def test_statistics_of_few_cases_are_put_on_the_scale_of_many(df: int) -> None:
+    t = np.array([-30.0, -4.0, -1.5, 0.0, 0.5, 2.0, 6.0])
+    exact = scipy_stats.t.isf(scipy_stats.t.sf(np.abs(t), df), 300) * np.sign(t)
+    # The approximation is good to some hundredths, but for a single degree of freedom.
+    np.testing.assert_allclose(
+        comparable_t(t, np.full(7, df), 300), exact, rtol=0.2 if df == 1 else 0.05
+    )
+    np.testing.assert_array_equal(comparable_t(t, np.full(7, 300), 300), t)
+
+
+def test_vertices_of_a_few_cases_do_not_drown_the_others() -> None:
+    """Where hardly any knee has cartilage the largest statistics are of any size."""
+    cases = cohort(80)
+    connection = connect()
+    connection.register("knees", cases.to_arrow())
+    rng = np.random.default_rng(8)
+    values = smooth_maps(rng, 80, 10, 20)
+    values[cases["pain"].to_numpy() == 1, 90:110] += 1.5
+    # 20 vertices with 8 to 27 cases, whose values are mostly the same.
+    for place in range(20):
+        few = rng.permutation(80)[: 8 + place]
+        odd = np.where(rng.random(len(few)) < 0.3, rng.normal(0, 1, len(few)), 0.0)
+        values[:, place] = np.nan
+        values[few, place] = odd + 1e-3 * rng.normal(0, 1, len(few))
+    register(connection, "maps", values)
+
+    def found(share: float) -> pl.DataFrame:
+        options = PermutationOptions(199, min_present_share=share)
+        family = spm_family(
+            connection, {"m": "maps"}, "knees", SpmDesign("pain"), meshes={"m": MESH},
+            permutations=options,
+        )  # fmt: skip
+        return family.points
+
+    half, everything = found(0.5), found(0.0)
+    planted = pl.col("vertex").is_between(90, 109)
+    assert half.filter(planted)["p_fwe_max_t"].max() < 0.05
+    # Tested, but not searched.
+    rare = half.filter(pl.col("vertex") < 20)
+    assert rare["p"].null_count() < 20
+    for column in ("p_fwe_max_t", "p_fwe_tfce", "p_permutation", "tfce", "cluster"):
+        assert rare[column].is_null().all()
+    assert everything["p_fwe_max_t"].null_count() == everything["t"].null_count()
 
 
 def test_the_same_seed_gives_the_same_bytes_whatever_the_batch(
