@@ -21,7 +21,7 @@ from imaging.correspondence import (
 )
 from imaging.errors import BadInputError, Reason
 from imaging.labels import Bone
-from imaging.sphere import FRAMES, SphereFrame, read_map
+from imaging.sphere import FRAMES, SphereFrame, read_map, read_map_at
 from imaging.triangles import Surface
 
 ATLAS_LEVEL = 5
@@ -193,11 +193,8 @@ def read_on_atlas(
     frame = FRAMES[bone]
     phi, theta = np.asarray(phi, dtype=np.float64), np.asarray(theta, dtype=np.float64)
     known = np.isfinite(phi) & np.isfinite(theta)
-    local = np.stack(
-        [np.cos(phi) * np.cos(theta), np.cos(phi) * np.sin(theta), np.sin(phi)], axis=1
-    )[known]
     out = np.full(len(phi), np.nan)
-    out[known] = read_map(values, frame, local @ frame.axes)
+    out[known] = read_map_at(values, frame.pixel_of_angles(phi[known], theta[known]))
     return out
 
 

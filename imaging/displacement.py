@@ -135,7 +135,7 @@ def most_probable_weights(
         return np.bincount(sample, values, minlength=n_sample).astype(np.float64)
 
     # All matches of a sample share its row of the basis: add them up before the large product. In
-    # single precision, half the time: points move by less than a micrometre.
+    # single precision, half the time; places change by some micrometres on average.
     along = (normals * wanted).sum(axis=1)
     single = basis.astype(np.float32)
     scaled = np.empty_like(single)

@@ -12,7 +12,9 @@ from imaging.triangles import FloatArray, Samples
 MIN_COSINE = 0.5
 """Points whose normals differ by more than 60 degrees are no match."""
 
-_TOLERANCE = 1e-4
+_TOLERANCE, _NEAR = 1e-4, 1e-3
+"""Turns, rad, that end the last turn along the normals, and the closest points before it."""
+
 _N_CLOSEST = 800
 """Samples for the closest points; the last turn along the normals takes all there are."""
 
@@ -95,7 +97,7 @@ def find_similarity(
             np.concatenate([few.points[forward], source.points[back[backward]]]),
             np.concatenate([target.points[onto[forward]], asking.points[backward]]),
         )
-        if np.abs(found.rotation - previous.rotation).max() < _TOLERANCE:
+        if np.abs(found.rotation - previous.rotation).max() < _NEAR:
             break
     return _slide(found, _inside(source), target, tree)
 

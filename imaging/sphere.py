@@ -12,6 +12,7 @@ apart. Which hit counts is the hit rule; where it mattered is the map's multi_hi
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -64,20 +65,27 @@ class SphereFrame:
         pixel = np.arange(MAP_SIZE, dtype=np.float64)
         return low + (pixel + 0.5) * ((high - low) / MAP_SIZE)
 
-    @property
+    @cached_property
     def directions(self) -> NDArray[np.float64]:
         """Unit ray of every pixel in the knee frame, shape (224 phi, 224 theta, 3)."""
         phi, theta = np.meshgrid(self.phi, self.theta, indexing="ij")
         local = np.stack(
             [np.cos(phi) * np.cos(theta), np.cos(phi) * np.sin(theta), np.sin(phi)], axis=-1
         )
-        return local @ self.axes
+        rays = local @ self.axes
+        rays.setflags(write=False)
+        return rays
 
     def pixel(self, points_mm: NDArray[np.float64]) -> NDArray[np.float64]:
         """Fractional (phi, theta) pixel index of points relative to the centroid, (..., 2)."""
         local = points_mm @ self.axes.T
         phi = np.arctan2(local[..., 2], np.hypot(local[..., 0], local[..., 1]))
-        theta = np.arctan2(local[..., 1], local[..., 0])
+        return self.pixel_of_angles(phi, np.arctan2(local[..., 1], local[..., 0]))
+
+    def pixel_of_angles(
+        self, phi: NDArray[np.float64], theta: NDArray[np.float64]
+    ) -> NDArray[np.float64]:
+        """Fractional (phi, theta) pixel index of angles in the map's axes, rad, (..., 2)."""
         low, high = self.phi_range
         return np.stack(
             [
@@ -260,9 +268,14 @@ def read_map(
         are weighted linearly, missing ones left out; NaN where the nearest pixel is missing or
         the point lies outside the range of phi.
     """
-    at = frame.pixel(points_mm)
-    out = _bicubic(np.asarray(values, dtype=np.float64), at)
-    out[~frame.shows(points_mm)] = np.nan
+    return read_map_at(values, frame.pixel(points_mm))
+
+
+def read_map_at(values: NDArray[np.floating], pixel: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The same at fractional (phi, theta) pixels, shape (n, 2), of `SphereFrame.pixel`."""
+    out = _bicubic(np.asarray(values, dtype=np.float64), pixel)
+    row = pixel[:, 0]
+    out[~((row >= -0.5) & (row <= MAP_SIZE - 0.5))] = np.nan
     return out
 
 

@@ -6,6 +6,7 @@ zero. The published maps are rectified, then enlarged, then scaled per image. Ar
 """
 
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -96,6 +97,7 @@ def upsampled(
     return (rows @ maps @ columns.T).astype(np.result_type(maps.dtype, np.float32))
 
 
+@cache
 def interpolation_matrix(n_cells: int, n_pixels: int, *, periodic: bool = False) -> FloatArray:
     """Weights of the cells in each pixel along one axis, shape (n_pixels, n_cells); rows sum to 1.
 
@@ -111,4 +113,5 @@ def interpolation_matrix(n_cells: int, n_pixels: int, *, periodic: bool = False)
     pixel = np.arange(n_pixels)
     np.add.at(weights, (pixel, neighbours[0]), 1 - share)
     np.add.at(weights, (pixel, neighbours[1]), share)
+    weights.setflags(write=False)
     return weights

@@ -163,8 +163,6 @@ def compare_maps(
     read = f"FROM spm_cases FROM analyses FROM {_relation(comparison)} FROM current_atlas_maps"
     choices = {"min_models_correct": options.min_models_correct}
     with lake.connect(choices, read) as connection:
-        # A sum over threads differs from run to run in its last digits, and so would the bytes.
-        connection.execute("SET threads = 1")
         cases, n_left_out = _make_cases(connection, comparison)
         counts = {flag: cases.filter(pl.col("in_group") == flag).height for flag in (True, False)}
         if not len(cases):
@@ -188,10 +186,13 @@ def compare_maps(
             *_left_out_note(n_left_out),
             *NOTES,
         )
+        maps = _make_maps(connection, comparison, atlas)
+        # A sum over threads differs from run to run in its last digits, and so would the bytes.
+        connection.execute("SET threads = 1")
         try:
             family = spm_family(
                 connection,
-                _make_maps(connection, comparison, atlas),
+                maps,
                 CASES,
                 SpmDesign("in_group", COVARIATES, case="knee_visit"),
                 meshes={

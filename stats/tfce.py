@@ -6,10 +6,8 @@ of the connected part above h that holds v (Smith and Nichols 2009, doi:10.1016/
 max-tree of the map: no step of heights is chosen and nothing is approximated.
 """
 
-from concurrent.futures import ThreadPoolExecutor
-
 import numpy as np
-from numba import get_num_threads, njit
+from numba import njit
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
@@ -139,8 +137,6 @@ def largest_of_maps(
 ) -> tuple[Floats, Floats]:
     """Largest TFCE and largest cluster area of each of several maps, both signs.
 
-    Maps are shared out over the cores; each is worked out alone, so their number changes nothing.
-
     Args:
         t: statistics, shape (n_map, n_vertex), 0 where there is none.
         limit: |t| that forms clusters, shape (n_vertex,).
@@ -153,18 +149,11 @@ def largest_of_maps(
     Returns:
         Two arrays of shape (n_map,): TFCE, and area in mm2.
     """
-
-    def of(rows: Floats) -> tuple[Floats, Floats]:
-        # NumPy sorts several times as fast as Numba does.
-        falling = np.argsort(-rows, axis=1)
-        return _largest_of_rows(
-            rows, falling, limit, area, start, indices, extent_power, height_power + 1.0
-        )
-
-    n_threads = max(1, min(len(t), get_num_threads()))
-    with ThreadPoolExecutor(n_threads) as threads:
-        tfce_max, area_max = zip(*threads.map(of, np.array_split(t, n_threads)), strict=True)
-    return np.concatenate(tfce_max), np.concatenate(area_max)
+    # NumPy sorts several times as fast as Numba does.
+    falling = np.argsort(-t, axis=1)
+    return _largest_of_rows(
+        t, falling, limit, area, start, indices, extent_power, height_power + 1.0
+    )
 
 
 def tfce(
@@ -185,9 +174,7 @@ def tfce(
     """
     known = np.nan_to_num(np.asarray(t, dtype=np.float64), nan=0.0)
     above, below = (
-        _one_sided(
-            side, np.argsort(-side), area_mm2, *neighbours, extent_power, height_power + 1.0
-        )
+        _one_sided(side, np.argsort(-side), area_mm2, *neighbours, extent_power, height_power + 1.0)
         for side in (known, -known)
     )
     return above - below
