@@ -29,7 +29,7 @@ from stats.logit_results import (
     WaldTest,
 )
 from stats.logit_run import fit_of_rows, problem_of, run_statement
-from stats.logit_sql import fit_statement, roc_statement
+from stats.logit_sql import fit_statement, ln_chi_square_text, roc_statement
 from stats.scan import scan_relation
 
 __all__ = [
@@ -258,12 +258,14 @@ def nested_logit(
     )
     added = len(names) - smaller
     chi2 = 2 * (fits[1].loglik - fits[0].loglik)
+    robust = _wald_chi2(fits[1], added)
+    lr, *wald = _tails(connection, [chi2] if robust is None else [chi2, robust], added)
     return NestedLogit(
         fits[0],
         fits[1],
         tuple(names[smaller:]),
-        LikelihoodRatio(chi2, added, *_tail(connection, chi2, added)),
-        _wald(connection, fits[1], added),
+        LikelihoodRatio(chi2, added, *lr),
+        None if robust is None else WaldTest(robust, added, *wald[0]),
         base_roc,
         full_roc,
         statement,
@@ -282,18 +284,21 @@ def _both(
     return fits
 
 
-def _tail(connection: duckdb.DuckDBPyConnection, chi2: float, df: int) -> tuple[float, float]:
-    """P and ln p of a chi-square statistic; one below 0 is rounding of no gain at all."""
-    ((p, log_p),) = connection.execute(
-        "SELECT chi_square_upper_tail(x, $2), ln_chi_square_upper_tail(x, $2) "
-        "FROM (SELECT greatest($1::DOUBLE, 0) AS x)",
-        [chi2, df],
+def _tails(
+    connection: duckdb.DuckDBPyConnection, chi2: Sequence[float], df: int
+) -> list[tuple[float, float]]:
+    """P and ln p of chi-square statistics; one below 0 is rounding of no gain at all."""
+    # One query, and the tail once in it: DuckDB takes long to read the macro each time.
+    return connection.execute(
+        f"SELECT exp(ln_p), ln_p FROM (SELECT place, {ln_chi_square_text('x', df)} AS ln_p FROM "  # noqa: S608 - a number of ours
+        "(SELECT greatest(unnest($1::DOUBLE[]), 0) AS x, generate_subscripts($1::DOUBLE[], 1) AS "
+        "place)) ORDER BY place",
+        [list(chi2)],
     ).fetchall()
-    return p, log_p
 
 
-def _wald(connection: duckdb.DuckDBPyConnection, fit: LogitFit, added: int) -> WaldTest | None:
-    """Cluster-robust test of a fit's last terms; None where their covariance is singular."""
+def _wald_chi2(fit: LogitFit, added: int) -> float | None:
+    """Cluster-robust statistic of a fit's last terms; None where their covariance is singular."""
     if fit.cluster_covariance is None:
         return None
     values = np.array([term.estimate for term in fit.terms[-added:]])
@@ -309,5 +314,4 @@ def _wald(connection: duckdb.DuckDBPyConnection, fit: LogitFit, added: int) -> W
             stacklevel=3,
         )
         return None
-    chi2 = float(scaled @ np.linalg.solve(correlation, scaled))
-    return WaldTest(chi2, added, *_tail(connection, chi2, added))
+    return float(scaled @ np.linalg.solve(correlation, scaled))
