@@ -96,6 +96,7 @@ def figure_1(
     *,
     dpi: int = 300,
     picture_px: int = 420,
+    made_of: str = "",
 ) -> bytes:
     """Two groups' mean maps and the p-values of their difference, bone by bone; PNG bytes.
 
@@ -108,6 +109,7 @@ def figure_1(
         maps: of one analysis; a biomarker that lacks has panels that say so.
         dpi: pixels per inch at 183 mm width.
         picture_px: width of a rendered bone; 420 is more than 300 dpi print.
+        made_of: kept in the file, see `figures.png_of`.
 
     Raises:
         LakeError: maps of another atlas.
@@ -137,7 +139,7 @@ def figure_1(
     ):
         _draw_block(figure, letter, bone, meshes, by_name, groups, corner, width, picture_px)
     _draw_foot(figure, groups)
-    return png_of(figure, dpi)
+    return png_of(figure, dpi, made_of)
 
 
 def _cell_width(n_views: int) -> float:

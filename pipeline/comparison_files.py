@@ -30,6 +30,16 @@ MESHES = "atlas"
 """Folder of the meshes."""
 
 
+def made_of(lake: Lake, analysis: str) -> str:
+    """What the figure of a comparison is drawn from: the batches of its result and of the atlas."""
+    batches = lake.sql(
+        "SELECT batch_id FROM analyses WHERE analysis = $analysis "
+        "UNION SELECT batch_id FROM atlas_bones ORDER BY ALL",
+        {"analysis": analysis},
+    )
+    return " ".join(batches["batch_id"])
+
+
 def tested_maps(lake: Lake) -> dict[str, list[GroupMap]]:
     """The maps of each comparison that has a result.
 
@@ -67,7 +77,10 @@ def write_comparison_files(lake: Lake, folder: Path) -> dict[str, bytes]:
     if not maps:
         return {}
     meshes: Mapping[Bone, AtlasMesh] = atlas_meshes(lake)
-    figures = {FIGURES[analysis]: figure_1(meshes, of) for analysis, of in maps.items()}
+    figures = {
+        FIGURES[analysis]: figure_1(meshes, of, made_of=made_of(lake, analysis))
+        for analysis, of in maps.items()
+    }
     contents = {f"{name}.png": png for name, png in figures.items()}
     for analysis in maps:
         contents |= comparison_tables(lake, analysis)

@@ -5,6 +5,7 @@ Every function returns PNG bytes. The same input gives the same bytes.
 
 import io
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -264,10 +265,40 @@ def blank_figure(width: float, height: float) -> "Figure":
     return Figure(figsize=(width, height), layout="constrained")
 
 
-def png_of(figure: "Figure", dpi: int) -> bytes:
-    """A figure as PNG; the same figure gives the same bytes."""
+def png_of(figure: "Figure", dpi: int, made_of: str = "") -> bytes:
+    """A figure as PNG; the same figure gives the same bytes.
+
+    Args:
+        figure: what was drawn.
+        dpi: pixels per inch.
+        made_of: what it was drawn from, kept in the file for `drawn_before`.
+    """
     buffer = io.BytesIO()
     # No software version or date: the same figure must be the same bytes.
     metadata: dict[str, Any] = {"Software": None}
+    if made_of:
+        metadata["Source"] = made_of
     figure.savefig(buffer, format="png", dpi=dpi, metadata=metadata)
+    return buffer.getvalue()
+
+
+def drawn_before(path: Path, made_of: str, width: int) -> bytes | None:
+    """A figure kept in a file, made narrower, as PNG; None where it is of something else.
+
+    Args:
+        path: the file.
+        made_of: what it has to have been drawn from.
+        width: wanted, pixels.
+    """
+    from PIL import Image
+
+    if not path.is_file():
+        return None
+    with Image.open(path) as picture:
+        if picture.info.get("Source") != made_of:
+            return None
+        height = round(picture.height * width / picture.width)
+        smaller = picture.convert("RGB").resize((width, height), Image.Resampling.LANCZOS)
+    buffer = io.BytesIO()
+    smaller.save(buffer, "PNG", compress_level=6)
     return buffer.getvalue()

@@ -11,6 +11,8 @@ import polars as pl
 
 from pipeline.association import Run, published_files
 from pipeline.cohort_regressions import COMPARTMENTS, DL_GUIDED, NESTED, RADIOGRAPHIC
+from pipeline.comparison_files import FIGURES, made_of
+from pipeline.figures import drawn_before
 from pipeline.leakage_tables import leakage_panels, leakage_table
 from pipeline.published_regressions import ANALYSIS as PUBLISHED
 from pipeline.regression_figures import forest_plot, panels
@@ -50,6 +52,8 @@ REGRESSION_TABLES = (
     "regression_tests",
     "regression_performance",
 )
+SCREEN_PX = 1080
+"""Width of Fig. 1 on the page: 183 mm at 150 dpi."""
 VIF_LIMIT = 5.0
 """A variance inflation factor beyond which a coefficient is named below Table 3."""
 _INPUTS = {
@@ -319,10 +323,14 @@ def _figure_1(reading: Reading, analysis: str, title: str) -> list[Block]:
         return []
 
     def draw() -> bytes:
+        # A page is read on a screen: half the resolution of print.
+        file = reading.lake.root / "figures" / f"{FIGURES[analysis]}.png"
+        kept = drawn_before(file, made_of(reading.lake, analysis), SCREEN_PX)
+        if kept is not None:
+            return kept
         from pipeline.atlas_figures import figure_1
         from pipeline.atlas_view import atlas_meshes, group_maps
 
-        # A page is read on a screen: half the resolution of print.
         meshes, maps = atlas_meshes(reading.lake), group_maps(reading.lake, analysis)
         return figure_1(meshes, maps, dpi=150, picture_px=280)
 
