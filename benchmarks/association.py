@@ -46,11 +46,15 @@ from stats.permutation import PermutationOptions, PermutedMap, family_wise_p, nu
 from stats.tfce import tfce
 
 SEED = 5
-N_KNEES, N_PEOPLE = 875, 4796
+N_KNEES, N_PEOPLE = 875, 6500
+"""More people than the study's: of the phantom's, fewer have first visits in the test split."""
 WORKERS = 2
 STRONG = PlantedEffect(thinning_mm=0.5, severity=0.0)
 N_NULL, N_NULL_PERMUTATIONS, N_NULL_KNEES = 200, 99, 200
-LEAST_DICE = 0.6
+
+REACHED = {"at half its height": 0.5, "at a tenth": 0.1}
+"""What counts as the planted region, which falls off as a Gaussian: the share of its height. Of a
+change as strong as this one, knees enough see its foot too."""
 
 
 @contextmanager
@@ -97,12 +101,13 @@ def associate(lake: Lake, settings: Settings) -> dict[str, float]:
     return taken
 
 
-def region_on_atlas(bone: Bone, made: AtlasBone) -> NDArray[np.bool_]:
-    """Points of the atlas in the planted region: above half its height, on cartilage."""
+def height_on_atlas(bone: Bone, made: AtlasBone) -> NDArray[np.float32]:
+    """Height of the planted change at the atlas's points, 1 in its middle, 0 off cartilage."""
     frame = FRAMES[bone]
     pixel = np.rint(frame.pixel(made.surface.vertices_mm - made.centroid_mm)).astype(int)
-    mask = planted_region(bone).mask
-    return mask[pixel[:, 0].clip(0, mask.shape[0] - 1), pixel[:, 1] % mask.shape[1]]
+    profile = planted_region(bone).profile
+    height = profile[pixel[:, 0].clip(0, profile.shape[0] - 1), pixel[:, 1] % profile.shape[1]]
+    return np.where(made.is_cartilage, height, np.float32(0))
 
 
 def dice(one: NDArray[np.bool_], other: NDArray[np.bool_], area: NDArray[np.float64]) -> float:
@@ -110,11 +115,11 @@ def dice(one: NDArray[np.bool_], other: NDArray[np.bool_], area: NDArray[np.floa
     return float(2 * area[one & other].sum() / (area[one].sum() + area[other].sum()))
 
 
-def found_regions(lake: Lake) -> list[tuple[str, str, float, float]]:
-    """Bone, criterion, Dice with the planted region, and the share of the region found."""
+def found_regions(lake: Lake) -> list[tuple[str, str, str, float]]:
+    """Bone, criterion, what counts as the region, and Dice of what was found with it."""
     rows = []
     for bone, made in read_atlas(lake).items():
-        region = region_on_atlas(bone, made)
+        height = height_on_atlas(bone, made)
         points = lake.sql(
             "SELECT t, p_fwe_max_t, p_fwe_tfce FROM spm_points "
             "WHERE analysis = 'spm_biomarkers' AND map = $map ORDER BY vertex",
@@ -122,8 +127,10 @@ def found_regions(lake: Lake) -> list[tuple[str, str, float, float]]:
         )
         for criterion in ("p_fwe_max_t", "p_fwe_tfce"):
             found = (points[criterion].fill_null(1.0) < 0.05).to_numpy()
-            inside = made.area_mm2[found & region].sum() / made.area_mm2[region].sum()
-            rows.append((bone, criterion, dice(found, region, made.area_mm2), float(inside)))
+            rows += [
+                (bone, criterion, name, dice(found, height > share, made.area_mm2))
+                for name, share in REACHED.items()
+            ]
     return rows
 
 
@@ -185,7 +192,7 @@ def run() -> None:
         lake = planted_lake(Path(folder) / "lake", plan, n_people=N_PEOPLE, n_knees=N_KNEES)
         settings = Settings(lake_root=lake.root)
         n = lake.sql("SELECT count(DISTINCT knee_visit) AS n FROM maps_index")["n"][0]
-        print(f"{n} test knees drawn in {time.perf_counter() - start:.0f} s")
+        print(f"{n} test knees drawn in {time.perf_counter() - start:.0f} s", flush=True)
         taken = associate(lake, settings)
         print("| step | wall s |\n|---|---|")
         for name, seconds in taken.items():
@@ -193,7 +200,8 @@ def run() -> None:
         own, worker = peak_gib()
         print(
             f"| all | {sum(taken.values()):.1f} |\n\npeak memory {own:.2f} GiB, of the largest "
-            f"worker {worker:.2f} GiB (there are {WORKERS})\n"
+            f"worker {worker:.2f} GiB (there are {WORKERS})\n",
+            flush=True,
         )
         quality = lake.sql(
             "SELECT bone, count(*) AS n, avg(distance_mm) AS distance_mm, max(flipped_share) AS "
@@ -201,9 +209,9 @@ def run() -> None:
         )
         with pl.Config(tbl_hide_dataframe_shape=True, tbl_hide_column_data_types=True):
             print(quality)
-        print("| bone | criterion | Dice | share of the region found |\n|---|---|---|---|")
-        for bone, criterion, overlap, inside in found_regions(lake):
-            print(f"| {bone} | {criterion} < 0.05 | {overlap:.2f} | {inside:.2f} |")
+        print("| bone | criterion | planted region | Dice |\n|---|---|---|---|")
+        for bone, criterion, name, overlap in found_regions(lake):
+            print(f"| {bone} | {criterion} < 0.05 | {name} | {overlap:.2f} |", flush=True)
         print("\n| null cohorts: map | criterion | significant | rate (95 % interval) |")
         print("|---|---|---|---|")
         for name, criterion, n_found in null_rates(lake):

@@ -201,7 +201,9 @@ def run() -> None:
     import torch
 
     torch.set_num_threads(1)
-    config = preset("demo", "chronic_pain").changed(initialization="random", max_epochs=8)
+    config = preset("demo", "chronic_pain").changed(
+        initialization="random", max_epochs=8, patience=4
+    )
     for bone, strategy in MODELS:
         cohort = draw_cohort(N_KNEES, bone, PainModel())
         region = planted_region(bone)

@@ -45,7 +45,7 @@ PAGES = {"atlas.html": "3-D page", "report.html": "report"}
 MEASURED = ("group:clinical", "group:imaging")
 """What has to be there before the other people's maps are drawn."""
 
-DRAWN_PER_VISIT = 100
+DRAWN_PER_VISIT = 80
 """Knee-visits drawn at most: those of the pain models first, then some that only grade."""
 
 SEPARATION = 1.2

@@ -133,8 +133,8 @@ _DEMO = TrainingConfig(
     network=NetworkConfig("resnet18", 0.25),
     learning_rate=1e-3,
     batch_size=16,
-    max_epochs=8,
-    patience=4,
+    max_epochs=6,
+    patience=3,
     batch_norm_statistics="recomputed",
 )
 
