@@ -223,6 +223,12 @@ class ComparisonConfig(dg.Config):
         le=18,
         description="Models (of 18) that have to be right for a knee to be in a group of Fig. 1.",
     )
+    min_present_share: float = Field(
+        default=ComparisonOptions.min_present_share,
+        ge=0,
+        le=1,
+        description="Of the knees that need a value at a point for a family-wise p there.",
+    )
 
 
 def _comparison_asset(comparison: Comparison) -> dg.AssetsDefinition:

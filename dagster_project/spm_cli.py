@@ -64,6 +64,13 @@ def add_spm(commands: Any) -> None:
     )
     spm.add_argument("--exchange", choices=("whole", "within"), default="whole")
     spm.add_argument("--cluster-p", type=float, default=0.001, help="forms clusters (default .001)")
+    spm.add_argument(
+        "--min-present",
+        type=float,
+        default=0.5,
+        metavar="SHARE",
+        help="of the cases that need a value at a vertex for family-wise p there (default .5)",
+    )
     spm.add_argument("--seed", type=int, default=0, help="of the permutations")
     spm.add_argument("--out", type=Path, help="write all vertices here (.parquet or .csv)")
     spm.add_argument("--store", metavar="NAME", help="keep the results in the lake by this name")
@@ -96,7 +103,11 @@ def _spm(parsed: argparse.Namespace) -> int:
         None
         if n_permutations is None
         else PermutationOptions(
-            n_permutations, parsed.seed, parsed.exchange, cluster_p=parsed.cluster_p
+            n_permutations,
+            parsed.seed,
+            parsed.exchange,
+            cluster_p=parsed.cluster_p,
+            min_present_share=parsed.min_present,
         )
     )
     with opened(parsed, parsed.maps[0]) as (connection, first):

@@ -279,7 +279,7 @@ def read_map_at(values: NDArray[np.floating], pixel: NDArray[np.float64]) -> NDA
     return out
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _cubic(t: float) -> tuple[float, float, float, float]:
     """Keys' cubic convolution weights (a = -1/2)."""
     return (
@@ -290,7 +290,7 @@ def _cubic(t: float) -> tuple[float, float, float, float]:
     )
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _bicubic(values: NDArray[np.float64], at: NDArray[np.float64]) -> NDArray[np.float64]:
     """Bicubic reading, periodic in theta; across the south pole theta turns by half a circle."""
     n_row, n_column = values.shape

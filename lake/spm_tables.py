@@ -67,7 +67,7 @@ SPM_TABLES = (
             _value("adjusted_mean_group1", "Mean of group 1 at the mean covariates.", _OF_MAP),
             text("reason", "Why the vertex was not tested; NULL where it was.", nullable=True),
             whole("cluster", "Its cluster; NULL in none.", "", 1),
-            _p("p_permutation", "By permutation, not corrected."),
+            _p("p_permutation", "By permutation, not corrected; NULL where not searched."),
             _p("p_fwe_max_t", "Family-wise over the map's vertices, largest |t|."),
             _p("p_fwe_max_t_family", "Family-wise over the vertices of all maps tested."),
             _value("tfce", "Threshold-free cluster enhancement of t."),

@@ -7,6 +7,7 @@ atlas are one step. Pending is what can be read and is not there with the same i
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ from lake.store import Lake
 from models.cam_views import rectified, upsampled
 from pipeline.config import CODE_VERSION, Step
 from pipeline.ingest import Progress
-from pipeline.steps import BATCH_KNEES
+from pipeline.steps import BATCH_KNEES, one_ahead
 
 STEP: Step = "atlas_maps"
 _CLASS = {"cam_no_pain": 0, "cam_pain": 1}
@@ -68,8 +69,7 @@ def materialize_atlas_maps(
         "association/pending_atlas_maps", {"timepoint": timepoint, "code_version": version}
     ).to_dicts()
     batch_id, done = None, 0
-    for chunk in _chunks(pending):
-        values = _read(lake, chunk)
+    for chunk, values in one_ahead(partial(_read, lake), _chunks(pending)):
         with lake.batch(STEP, timepoint, version, "") as batch:
             batch.add("atlas_maps", _frame(chunk, values))
         batch_id = batch.batch_id

@@ -8,6 +8,7 @@ cells, and a second run nothing. The averages themselves are SQL
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,6 +26,7 @@ from models.cam_cells import CellSums, Grid, cell_sums, rectified_cells
 from models.gradcam import Target, target_of
 from pipeline.config import CODE_VERSION, Settings, Step, config_hash
 from pipeline.predictions import knee_regions
+from pipeline.steps import one_ahead
 
 if TYPE_CHECKING:
     from pipeline.ingest import Progress
@@ -86,20 +88,26 @@ def materialize_cell_sums(
     values = {"timepoint": timepoint, "code_version": CODE_VERSION[STEP]}
     batch_id = None
     cams = lake.query("association/pending_cam_cells", values).to_dicts()
-    for first in range(0, len(cams), CAM_ROWS):
-        some = cams[first : first + CAM_ROWS]
-        rows = list(_cell_rows(lake, some))
+    done = 0
+    for some, rows in one_ahead(partial(_cell_rows, lake), _batches(cams, CAM_ROWS)):
         batch_id = _commit(lake, settings, timepoint, "cam_cells", rows)
+        done += len(some)
         if progress is not None:
-            progress(first + len(some), len(cams), "Grad-CAM maps laid out")
+            progress(done, len(cams), "Grad-CAM maps laid out")
     # Only now are the grids of these maps in the lake.
     knees = lake.query("association/pending_cell_sums", values).to_dicts()
-    for first in range(0, len(knees), SUM_ROWS):
-        some = knees[first : first + SUM_ROWS]
-        batch_id = _commit(lake, settings, timepoint, "cell_sums", list(_sum_rows(lake, some)))
+    done = 0
+    for some, rows in one_ahead(partial(_sum_rows, lake), _batches(knees, SUM_ROWS)):
+        batch_id = _commit(lake, settings, timepoint, "cell_sums", rows)
+        done += len(some)
         if progress is not None:
-            progress(first + len(some), len(knees), "knees summed for DL-guided averages")
+            progress(done, len(knees), "knees summed for DL-guided averages")
     return GuidedReport(timepoint, len(cams), len(knees), time.perf_counter() - start, batch_id)
+
+
+def _batches(rows: Sequence[Row], size: int) -> Iterator[Sequence[Row]]:
+    for first in range(0, len(rows), size):
+        yield rows[first : first + size]
 
 
 def _commit(
@@ -111,8 +119,9 @@ def _commit(
     return batch.batch_id
 
 
-def _cell_rows(lake: Lake, pending: Sequence[Row]) -> Iterator[dict[str, Any]]:
+def _cell_rows(lake: Lake, pending: Sequence[Row]) -> list[dict[str, Any]]:
     """Rows of `cam_cells` of some Grad-CAM maps, model by model."""
+    found = []
     by_model: dict[tuple[str, str], list[Row]] = {}
     for row in pending:
         by_model.setdefault((row["bone"], row["strategy"]), []).append(row)
@@ -122,25 +131,29 @@ def _cell_rows(lake: Lake, pending: Sequence[Row]) -> Iterator[dict[str, Any]]:
         for target in _TARGETS:
             # As `pipeline.cams` reads them: stored in half precision, computed in single.
             raw = target_of(classes.astype(np.float32), target)
-            found = rectified_cells(raw, (len(frame.phi), len(frame.theta)))
-            for place, row in enumerate(rows):
-                yield {
+            cells = rectified_cells(raw, (len(frame.phi), len(frame.theta)))
+            found += [
+                {
                     **{name: row[name] for name in _CAM_KEY},
                     "target": target,
                     "n_phi": raw.shape[1],
                     "n_theta": raw.shape[2],
-                    "cells": found.cells[place].ravel().tolist(),
-                    "lowest": float(found.lowest[place]),
-                    "highest": float(found.highest[place]),
+                    "cells": cells.cells[place].ravel().tolist(),
+                    "lowest": float(cells.lowest[place]),
+                    "highest": float(cells.highest[place]),
                 }
+                for place, row in enumerate(rows)
+            ]
+    return found
 
 
 _TARGETS: tuple[Target, ...] = ("pain", "no_pain", "contrastive")
 assert _TARGETS == CELL_TARGETS  # noqa: S101 - the registry's words as the models type them
 
 
-def _sum_rows(lake: Lake, pending: Sequence[Row]) -> Iterator[dict[str, Any]]:
+def _sum_rows(lake: Lake, pending: Sequence[Row]) -> list[dict[str, Any]]:
     """Rows of `cell_sums` of some knees, bone by bone."""
+    out = []
     by_bone: dict[str, list[Row]] = {}
     for row in pending:
         by_bone.setdefault(row["bone"], []).append(row)
@@ -149,16 +162,19 @@ def _sum_rows(lake: Lake, pending: Sequence[Row]) -> Iterator[dict[str, Any]]:
         for row, sums in zip(rows, knee_cell_sums(lake, bone, rows, grids), strict=True):
             for (biomarker, compartment), found in sums.items():
                 n_phi, n_theta = found.value_sum.shape
-                yield {
-                    **{name: row[name] for name in _KEY},
-                    "bone": bone,
-                    "biomarker": biomarker,
-                    "compartment": compartment,
-                    "n_phi": n_phi,
-                    "n_theta": n_theta,
-                    **{name: values.ravel().tolist() for name, values in asdict(found).items()},
-                    "input_fingerprint": row["input_fingerprint"],
-                }
+                out.append(
+                    {
+                        **{name: row[name] for name in _KEY},
+                        "bone": bone,
+                        "biomarker": biomarker,
+                        "compartment": compartment,
+                        "n_phi": n_phi,
+                        "n_theta": n_theta,
+                        **{name: values.ravel().tolist() for name, values in asdict(found).items()},
+                        "input_fingerprint": row["input_fingerprint"],
+                    }
+                )
+    return out
 
 
 def _grids(row: Row) -> dict[str, Grid]:

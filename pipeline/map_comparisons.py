@@ -106,12 +106,14 @@ class ComparisonOptions:
         seed: of the rearrangements.
         cluster_p: two-sided uncorrected p that forms clusters.
         min_models_correct: the k of "correct by k of 18" that makes the groups of Fig. 1.
+        min_present_share: of the cases that need a value at a vertex for it to be searched.
     """
 
     n_permutations: int = 5000
     seed: int = 0
     cluster_p: float = 0.001
     min_models_correct: int = 18
+    min_present_share: float = 0.5
 
 
 @dataclass(frozen=True)
@@ -201,7 +203,10 @@ def compare_maps(
                     for biomarker in SINGLE_BIOMARKERS
                 },
                 permutations=PermutationOptions(
-                    options.n_permutations, options.seed, cluster_p=options.cluster_p
+                    options.n_permutations,
+                    options.seed,
+                    cluster_p=options.cluster_p,
+                    min_present_share=options.min_present_share,
                 ),
             )
         except StatisticsError as error:
@@ -219,7 +224,10 @@ def _relation(comparison: Comparison) -> str:
 
 
 def _options_note(comparison: Comparison, options: ComparisonOptions) -> tuple[str, ...]:
-    chosen = f"{options.n_permutations} rearrangements (seed {options.seed})."
+    chosen = (
+        f"{options.n_permutations} rearrangements (seed {options.seed}); searched where at least "
+        f"{options.min_present_share:.0%} of the knees have a value."
+    )
     if comparison.target is None:
         return (chosen,)
     return (f"min_models_correct = {options.min_models_correct}; {chosen}",)

@@ -5,9 +5,6 @@ estimate (`association`, `spm_results`) or the layout of the tables (`regression
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
-
-import polars as pl
 
 from pipeline.association import Run, published_files
 from pipeline.cohort_regressions import COMPARTMENTS, DL_GUIDED, NESTED, RADIOGRAPHIC
@@ -17,13 +14,10 @@ from pipeline.leakage_tables import leakage_panels, leakage_table
 from pipeline.published_regressions import ANALYSIS as PUBLISHED
 from pipeline.regression_figures import forest_plot, panels
 from pipeline.regression_tables import (
-    BIOMARKER_NAMES,
-    BONE_NAMES,
-    POPULATION_NAMES,
+    caution_notes,
     differences,
     table_2,
     table_3,
-    term_name,
 )
 from pipeline.report_blocks import (
     Block,
@@ -36,7 +30,6 @@ from pipeline.report_blocks import (
     laid_out,
     percent,
     small_p,
-    text_table,
 )
 from pipeline.report_reading import Reading
 
@@ -54,8 +47,10 @@ REGRESSION_TABLES = (
 )
 SCREEN_PX = 1080
 """Width of Fig. 1 on the page: 183 mm at 150 dpi."""
-VIF_LIMIT = 5.0
-"""A variance inflation factor beyond which a coefficient is named below Table 3."""
+READ_TOGETHER = (
+    "Coefficients not to be read alone (the test of the pair of models stands; "
+    "pipeline/regression_cautions.py has the rules):"
+)
 _INPUTS = {
     NESTED: ("regression_cases",),
     RADIOGRAPHIC: ("radiographic_cases",),
@@ -108,73 +103,18 @@ def averages(reading: Reading) -> Sequence[Block]:
     if run is None or run.tables["regression_models"].is_empty():
         return ()
     title = "Table 3. What compartment and DL-guided averages add"
-    warned = unstable(run.tables)
+    warned = caution_notes(run.tables)
     return (
         *_before(reading, NESTED),
         TableBlock("table_3", title, table_3(run.tables), _of(NESTED), run.notes),
         *_forest("forest_nested", run, title, {}, (*COMPARTMENTS, DL_GUIDED)),
-        *([_unstable_table("table_3_unstable", warned, NESTED)] if warned else []),
-    )
-
-
-def unstable(tables: Mapping[str, pl.DataFrame]) -> list[dict[str, Any]]:
-    """Coefficients not to be read alone: their sign turns with the DL-guided average, or VIF.
-
-    Args:
-        tables: `regression_terms` of one analysis.
-
-    Returns:
-        a row per term of a `dl_guided` model: its key, `estimate_before` in `classical` (None for
-        the added term), `estimate`, `vif`, `turns`.
-    """
-    terms = tables["regression_terms"].filter(pl.col("position") > 0)
-    key = ("population", "bone", "biomarker", "term")
-    before = {
-        tuple(row[name] for name in key): row["estimate"]
-        for row in terms.filter(pl.col("model") == "classical").to_dicts()
-    }
-    found = []
-    for row in terms.filter(pl.col("model") == "dl_guided").sort(*key, "position").to_dicts():
-        first, now = before.get(tuple(row[name] for name in key)), row["estimate"]
-        turns = first is not None and now is not None and first * now < 0
-        if turns or (row["vif"] or 0.0) > VIF_LIMIT:
-            found.append({**row, "estimate_before": first, "turns": turns})
-    return found
-
-
-def _unstable_table(name: str, rows: list[dict[str, Any]], analysis: str) -> TableBlock:
-    cells = [
-        [
-            BIOMARKER_NAMES.get(row["biomarker"], row["biomarker"]),
-            BONE_NAMES[row["bone"]],
-            POPULATION_NAMES.get(row["population"], row["population"]),
-            term_name(row["term"]),
-            fixed(3)(row["estimate_before"]),
-            fixed(3)(row["estimate"]),
-            fixed(1)(row["vif"]),
-            "yes" if row["turns"] else "no",
-        ]
-        for row in rows
-    ]
-    headings = (
-        "Biomarker",
-        "Bone",
-        "Rows",
-        "Variable",
-        "Without the DL-guided average",
-        "With it",
-        "VIF",
-        "Sign turns",
-    )
-    return TableBlock(
-        name,
-        "Coefficients not to be read alone",
-        text_table(headings, cells),
-        _of(analysis),
-        (
-            f"Listed: sign turns when the DL-guided average is added (suppression), or VIF above "
-            f"{VIF_LIMIT:g}. Averages of one cartilage share most of what they measure; such a "
-            "coefficient is not an effect of its own. The test of the pair of models stands.",
+        *(
+            [
+                TextBlock((READ_TOGETHER,), source=_of(NESTED)),
+                TextBlock(tuple(warned), "list", _of(NESTED)),
+            ]
+            if warned
+            else []
         ),
     )
 

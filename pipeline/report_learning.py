@@ -287,21 +287,25 @@ def understood(reading: Reading) -> Sequence[Block]:
     )
 
 
-def mean_maps(reading: Reading) -> Sequence[Block]:
-    """Mean Grad-CAM of the knees that models get right, and their numbers."""
+def _mean_cams(reading: Reading, target: Target, names: list[str], title: str) -> bytes:
     from pipeline.cam_figures import mean_cams, mean_cams_figure
 
+    return mean_cams_figure(mean_cams(reading.lake, target, names), title=title)
+
+
+def mean_maps(reading: Reading) -> Sequence[Block]:
+    """Mean Grad-CAM of the knees that models get right, and their numbers."""
     groups = reading.rows("cam_groups").sort("target", "agreement", "bone", "strategy")
     blocks: list[Block] = []
     wanted: tuple[tuple[str, Target], ...] = (("tp_pain", "pain"), ("tn_no_pain", "no_pain"))
-    # Asked of every model, which takes long where there is nothing to find.
     for group, target in wanted if reading.count("cam_index") else ():
         names = reading.read(
-            "SELECT knee_visit FROM model_agreement WHERE agreement = $group ORDER BY ALL",
+            "SELECT DISTINCT knee_visit FROM model_agreement SEMI JOIN (SELECT knee_visit FROM "
+            "cam_locations WHERE task = 'chronic_pain') USING (knee_visit) "
+            "WHERE agreement = $group ORDER BY ALL",
             group=group,
         )["knee_visit"].to_list()
-        means = mean_cams(reading.lake, target, names) if names else {}
-        if means:
+        if names:
             title = f"{GROUP_NAMES[group]}: mean evidence for {target.replace('_', ' ')}"
             blocks.append(
                 FigureBlock(
@@ -309,7 +313,7 @@ def mean_maps(reading: Reading) -> Sequence[Block]:
                     title,
                     f"Mean Grad-CAM maps, knees: {len(names):,}; a row per bone and a column per "
                     f"model, each on a scale of its own ({len(STRATEGIES)} models a bone).",
-                    partial(mean_cams_figure, means, title=title),
+                    partial(_mean_cams, reading, target, names, title),
                     Source("cam_maps", ("cam_locations", "model_agreement")),
                     ("A map of evidence is not a map of where pain comes from.",),
                 )

@@ -10,10 +10,11 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import polars as pl
 
@@ -31,6 +32,9 @@ from pipeline.locator import Locator
 
 BATCH_KNEES = 32
 """Knee-visits committed at once: what a kill can cost, against files per visit."""
+
+ItemT = TypeVar("ItemT")
+ResultT = TypeVar("ResultT")
 
 ComputeStep = Literal["segmentation", "maps"]
 _Answer = KneeResult | Exception
@@ -323,3 +327,23 @@ def _refusal(step: ComputeStep, row: Mapping[str, Any], answer: Exception) -> di
         "remedy": error.remedy,
         "input_fingerprint": row["input_fingerprint"],
     }
+
+
+def one_ahead(
+    function: Callable[[ItemT], ResultT], items: Iterable[ItemT]
+) -> Iterator[tuple[ItemT, ResultT]]:
+    """Each item with its result, in order; a thread works on the next while the caller has this.
+
+    Args:
+        function: what only reads, since the caller may write meanwhile.
+        items: what to work on.
+    """
+    with ThreadPoolExecutor(1) as thread:
+        before: tuple[ItemT, Future[ResultT]] | None = None
+        for item in items:
+            begun = item, thread.submit(function, item)
+            if before is not None:
+                yield before[0], before[1].result()
+            before = begun
+        if before is not None:
+            yield before[0], before[1].result()

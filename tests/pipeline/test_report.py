@@ -2,8 +2,10 @@
 
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 
+import polars as pl
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -20,8 +22,7 @@ from lake.store import Lake
 from pipeline import report_association, report_cohort, report_learning
 from pipeline.config import Settings
 from pipeline.report import SECTIONS, report_html
-from pipeline.report_association import unstable
-from pipeline.report_blocks import FigureBlock, TableBlock, small_p
+from pipeline.report_blocks import FigureBlock, TableBlock, TextBlock, small_p
 from pipeline.report_reading import Reading
 from pipeline.report_summary import summary
 
@@ -223,19 +224,26 @@ def test_an_empty_lake_says_what_to_do(tmp_path: Path) -> None:
     assert "simulated" not in page.text.replace("kneelake gives to simulated", "")
 
 
-def test_signs_that_turn_are_listed(lake: Lake) -> None:
-    terms = lake.sql("FROM regression_terms WHERE analysis = 'nested_regressions'")
+def test_signs_that_turn_are_listed(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = _reading(lake).run("nested_regressions")
+    assert run is not None
+    terms = run.tables["regression_terms"]
     rows = terms.filter(model="compartments", population="all_timepoints")
     classical = rows.with_columns(model=rows["model"].replace("compartments", "classical"))
     turned = classical.with_columns(
-        model=rows["model"].replace("compartments", "dl_guided"),
-        estimate=-classical["estimate"],
-        vif=classical["vif"] * 0 + 1,
+        model=rows["model"].replace("compartments", "dl_guided"), estimate=-classical["estimate"]
     )
-    found = unstable({"regression_terms": classical.vstack(turned)})
-    assert {row["term"] for row in found} == set(rows.filter(rows["position"] > 0)["term"])
-    assert all(row["turns"] for row in found)
-    assert unstable({"regression_terms": classical}) == []
+
+    def said(added: pl.DataFrame) -> list[str]:
+        changed = replace(run, tables={**run.tables, "regression_terms": terms.vstack(added)})
+        monkeypatch.setattr(Reading, "run", lambda _self, _analysis: changed)
+        blocks = report_association.averages(_reading(lake))
+        return [line for one in blocks if isinstance(one, TextBlock) for line in one.lines]
+
+    n_turning = rows.filter(pl.col("term").is_in(["medial", "lateral"])).height
+    listed = said(classical.vstack(turned))
+    assert sum("turns its sign" in line for line in listed) == n_turning > 0
+    assert not any("turns its sign" in line for line in said(classical))
 
 
 def test_a_p_value_below_a_double_has_its_logarithm() -> None:
