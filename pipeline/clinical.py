@@ -169,7 +169,7 @@ def _commit(
 
 def _known(lake: Lake) -> tuple[set[str], list[Row]]:
     """Files that landed, by SHA-256, and the refusals that the lake shows."""
-    with lake.connect() as now:
+    with lake.connect(query="FROM releases FROM quarantine") as now:
         sha256 = {row[0] for row in now.sql("SELECT sha256 FROM releases").fetchall()}
         shown = now.sql(
             "SELECT timepoint, stage, file, reason, what, remedy, input_fingerprint "
@@ -267,7 +267,8 @@ class _Merge:
     """What the clinical tables should hold once some releases are added."""
 
     def __init__(self, lake: Lake) -> None:
-        with lake.connect() as now:
+        read = " ".join(f"FROM {table}" for table in (*KEYS, "column_sources", "releases"))
+        with lake.connect(query=read) as now:
             self._before = {
                 table: pl.DataFrame(
                     now.sql(

@@ -1,10 +1,11 @@
 """Logistic regression pass by pass with polars' streaming engine, for tables larger than memory.
 
 The same steps as the SQL statement: moments, a design made orthogonal, Newton's method with step
-halving; only the sums leave the stream. p-values come from the same SQL macros.
+halving. Polars reads, filters and transforms; Newton's sums are taken block by block with NumPy, a
+quarter of the time of as many polars expressions. p-values come from the same SQL macros.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations_with_replacement
 from typing import Any
@@ -21,6 +22,8 @@ from stats.logit_rows_sql import SPREADS
 _Vector = NDArray[np.float64]
 _KEPT = 10_000_000
 """Values of the design that are kept in memory between passes (80 MB)."""
+_BLOCK = 8192
+"""Rows summed at once: few enough for what is worked out of them to stay in the cache."""
 
 
 def _collect(frame: pl.LazyFrame) -> dict[str, Any]:
@@ -153,6 +156,74 @@ def _likelihood(design: pl.LazyFrame, beta: _Vector, given: frozenset[str]) -> p
     return rows.with_columns(**parts)
 
 
+@dataclass(frozen=True, eq=False)
+class _Block:
+    """Some rows of the design: y, weights and offset where given, and (1, z1, ..., zp)."""
+
+    y: _Vector
+    w: _Vector | None
+    o: _Vector | None
+    z: _Vector
+
+
+@dataclass(frozen=True, eq=False)
+class _Rows:
+    """The rows of a design, as a stream and block by block; `kept` where they fit into memory."""
+
+    stream: pl.LazyFrame
+    kept: list[_Block] | None
+    p: int
+
+    @classmethod
+    def of(cls, stream: pl.LazyFrame, p: int, *, keep: bool) -> "_Rows":
+        if not keep:
+            return cls(stream, None, p)
+        frame = stream.collect(engine="streaming")
+        blocks = [_block(some, p) for some in frame.iter_slices(_BLOCK)]
+        return cls(frame.lazy(), blocks, p)
+
+    def blocks(self) -> Iterator[_Block]:
+        if self.kept is not None:
+            yield from self.kept
+            return
+        used = [name for name in self.stream.collect_schema() if name != "cluster"]
+        batches = self.stream.select(used).collect_batches(engine="streaming")
+        for frame in batches:
+            for some in frame.iter_slices(_BLOCK):
+                yield _block(some, self.p)
+
+
+def _block(frame: pl.DataFrame, p: int) -> _Block:
+    z = np.ones((frame.height, p + 1))
+    for k in range(1, p + 1):
+        z[:, k] = frame[f"z{k}"].to_numpy()
+    w, o = (frame[name].to_numpy() if name in frame.columns else None for name in ("w", "o"))
+    return _Block(frame["y"].to_numpy(), w, o, z)
+
+
+def _sums(rows: _Rows, beta: _Vector) -> tuple[float, _Vector, _Vector]:
+    """Log-likelihood, its gradient and the information at beta, as in the statement."""
+    size = len(beta)
+    loglik, gradient, information = 0.0, np.zeros(size), np.zeros((size, size))
+    with np.errstate(all="ignore"):
+        for block in rows.blocks():
+            z = block.z[:, :size]
+            eta = z @ beta
+            if block.o is not None:
+                eta += block.o
+            e = np.exp(-np.abs(eta))
+            u = 1 / (1 + e)
+            r = block.y - np.where(eta >= 0, u, e * u)
+            h = e * u * u
+            likely = block.y * eta - np.maximum(eta, 0.0) + np.log(u)
+            if block.w is not None:
+                r, h, likely = r * block.w, h * block.w, likely * block.w
+            loglik += likely.sum()
+            gradient += z.T @ r
+            information += z.T @ (z * h[:, None])
+    return float(loglik), gradient, information
+
+
 @dataclass(frozen=True)
 class _Solution:
     beta: _Vector
@@ -164,37 +235,18 @@ class _Solution:
     converged: bool
 
 
-def _newton(
-    design: pl.LazyFrame,
-    n: float,
-    position: _Vector,
-    step: _Vector,
-    loglik: float,
-    given: frozenset[str],
-) -> _Solution:
-    p = len(position) - 1
-    r, h = pl.col("r"), pl.col("h")
-    z = [pl.col(f"z{k}") for k in range(p + 1)]
-    pairs = list(combinations_with_replacement(range(p + 1), 2))
-    sums = [pl.col("l").sum().alias("reached"), r.sum().alias("g0"), h.sum().alias("h0 0")]
-    sums += [(r * z[k]).sum().alias(f"g{k}") for k in range(1, p + 1)]
-    sums += [(h * z[k]).sum().alias(f"h0 {k}") for k in range(1, p + 1)]
-    sums += [(h * z[i] * z[j]).sum().alias(f"h{i} {j}") for i, j in pairs if i]
-    decrement, inverse, iterations, converged = np.inf, np.full((p + 1, p + 1), np.nan), 0, False
+def _newton(rows: _Rows, n: float, position: _Vector, step: _Vector, loglik: float) -> _Solution:
+    size = len(position)
+    decrement, inverse, iterations, converged = np.inf, np.full((size, size), np.nan), 0, False
     small, shrinking = STALLED
     while iterations < MAX_ITERATIONS and not converged:
         candidate = position + step
-        found = _collect(_likelihood(design, candidate, given).select(sums))
+        reached, gradient, information = _sums(rows, candidate)
         iterations += 1
-        reached = found["reached"]
         if not np.isfinite(reached) or reached < loglik - 1e-10 * (1 + abs(loglik)):
             step = step / 2
             continue
         position, loglik = candidate, reached
-        gradient = np.array([found[f"g{k}"] for k in range(p + 1)])
-        information = np.zeros((p + 1, p + 1))
-        for i, j in pairs:
-            information[i, j] = information[j, i] = found[f"h{i} {j}"]
         try:
             inverse = np.linalg.inv(information)
         except np.linalg.LinAlgError:
@@ -209,15 +261,13 @@ def _newton(
     return _Solution(beta, step, inverse, loglik, decrement, iterations, converged)
 
 
-def _separation(design: pl.LazyFrame, solution: _Solution) -> str:
+def _separation(rows: _Rows, solution: _Solution) -> str:
     if solution.converged:
         return "none"
-    moved = pl.lit(float(solution.step[0]))
-    for k in range(1, len(solution.step)):
-        moved += pl.col(f"z{k}") * float(solution.step[k])
-    moved = (2 * pl.col("y") - 1) * moved
-    found = _collect(design.select(moved.min().alias("least"), moved.max().alias("most")))
-    least, most = found["least"], found["most"]
+    least, most = np.inf, -np.inf
+    for block in rows.blocks():
+        moved = (2 * block.y - 1) * (block.z[:, : len(solution.step)] @ solution.step)
+        least, most = min(least, float(moved.min())), max(most, float(moved.max()))
     if not most > 1e-3 or not least >= -1e-6 * most:
         return "none"
     return "complete" if least > 1e-3 * most else "quasi"
@@ -292,20 +342,18 @@ def fit_scan(scan: pl.LazyFrame, design: Design, fits: Sequence[int]) -> list[di
         for j in range(1, k):
             combined += x[j] * float(frame.to_design[k, j + 1])
         z.append(combined.alias(f"z{k}"))
-    stream = rows.select(*names, *z)
-    if keep:
-        stream = stream.collect(engine="streaming").lazy()
+    made = _Rows.of(rows.select(*names, *z), p, keep=keep)
     odds = float(np.log(events / (n - events)))
     null = float(events * np.log(events / n) + (n - events) * np.log1p(-events / n))
     intercept = np.array([odds - (facts["offset"] or 0.0) / n])
     if roles.offset is not None:
-        null = _newton(stream, n, intercept, np.zeros(1), -np.inf, given).loglik
+        null = _newton(made, n, intercept, np.zeros(1), -np.inf).loglik
     found = []
     for size in fits:
         position = np.concatenate([intercept, np.zeros(size)])
         step = frame.start[: size + 1] if roles.offset is None else np.zeros(size + 1)
         reached = null if roles.offset is None else -np.inf
-        solution = _newton(stream, n, position, step, reached, given)
+        solution = _newton(made, n, position, step, reached)
         back = frame.to_design[: size + 1, : size + 1]
         whitening = np.array(facts["whitening"]).reshape(p, p)[:size, :size]
         result = facts | {
@@ -315,13 +363,13 @@ def fit_scan(scan: pl.LazyFrame, design: Design, fits: Sequence[int]) -> list[di
             "aic": 2 * (size + 1) - 2 * solution.loglik,
             "converged": solution.converged,
             "iterations": solution.iterations,
-            "separation": _separation(stream, solution),
+            "separation": _separation(made, solution),
             "estimates": back.T @ solution.beta,
             "covariance": back.T @ solution.inverse @ back,
             "vif": (whitening**2).sum(0),
         }
         if roles.cluster is not None:
-            clusters, covariance = _cluster_covariance(stream, solution, n, given)
+            clusters, covariance = _cluster_covariance(made.stream, solution, n, given)
             result |= {
                 "n_clusters": clusters,
                 "cluster_covariance": back.T @ covariance @ back,

@@ -44,7 +44,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Lake:
         effect=PlantedEffect(thinning_mm=0.4, severity=0.0),
     )
     lake = planted_lake(
-        tmp_path_factory.mktemp("atlas") / "lake", plan, n_people=300, timepoint=VISIT
+        tmp_path_factory.mktemp("atlas") / "lake", plan, n_people=170, timepoint=VISIT
     )
     make_atlas(lake, settings_of(lake), level=LEVEL)
     materialize_correspondences(lake, VISIT, cluster=Cluster())

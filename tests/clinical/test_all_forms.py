@@ -21,7 +21,7 @@ def cohort() -> Cohort:
 def landed(lake: Lake, folder: Path) -> dict[str, pl.DataFrame]:
     report = ingest_clinical(lake, Settings(lake_root=lake.root), [folder])
     assert report.quarantined == []
-    with lake.connect() as now:
+    with lake.connect(query=" ".join(f"FROM {table}" for table in KEYS)) as now:
         return {
             table: pl.DataFrame(
                 now.sql(f"SELECT * EXCLUDE (batch_id, retracted) FROM {table}").to_arrow_table()

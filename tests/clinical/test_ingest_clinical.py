@@ -32,7 +32,7 @@ def put(lake: Lake, *paths: Path) -> ClinicalReport:
 
 
 def content(lake: Lake) -> dict[str, list[tuple[object, ...]]]:
-    with lake.connect() as now:
+    with lake.connect(query=" ".join(f"FROM {table}" for table in TABLES)) as now:
         return {
             table: now.sql(f"SELECT * EXCLUDE (batch_id) FROM {table} ORDER BY ALL").fetchall()
             for table in TABLES
@@ -265,7 +265,8 @@ def test_bad_input_is_named_with_row_and_column(case: str, lake: Lake, tmp_path:
     assert where in row["what"]
     assert said in row["what"]
     assert row["remedy"]
-    with lake.connect() as now:
+    histories = " ".join(f"FROM {table}_history" for table in TABLES)
+    with lake.connect(query=f"{histories} FROM quarantine") as now:
         for table in TABLES:
             assert not now.sql(f"FROM {table}_history").fetchall()
         assert len(now.sql("FROM quarantine").fetchall()) == 1

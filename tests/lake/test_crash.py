@@ -29,6 +29,18 @@ N_BATCH = 400
 ROWS_PER_BATCH = {"biomarkers": 2 * len(BONES), "maps_index": 2 * len(BONES), "ledger": 2}
 
 
+READ = " ".join(
+    f"FROM {name}"
+    for name in (
+        "batches",
+        *(f"{table}_history" for table in ROWS_PER_BATCH),
+        "biomarkers_wide",
+        "maps_index_history",
+    )
+)
+"""What is asked of a lake to see whether it is whole."""
+
+
 def _require_whole(lake: Lake, acknowledged: set[str], newest: int = 2) -> int:
     """Every invariant a reader may rely on; the number of batches that count.
 
@@ -38,7 +50,7 @@ def _require_whole(lake: Lake, acknowledged: set[str], newest: int = 2) -> int:
         newest: of how many batches the map parts are read, newest first.
     """
     # One connection sees one moment, also while a writer goes on.
-    with lake.connect() as connection:
+    with lake.connect(query=READ) as connection:
 
         def ask(query: str) -> list[tuple]:
             return connection.execute(query).fetchall()

@@ -159,7 +159,7 @@ def texts_of(monkeypatch: pytest.MonkeyPatch, *arguments: Any, **options: Any) -
 
     figures: list[Any] = []
 
-    def keep(figure: Any, dpi: int) -> bytes:
+    def keep(figure: Any, _dpi: int, _made_of: str) -> bytes:
         figures.append(figure)
         return b""
 
