@@ -177,7 +177,8 @@ def test_a_lake_from_ingest_to_sql(
     assert [row["reason"] for row in said["quarantined"]] == ["unreadable_file"]
 
     home = ["--home", str(tmp_path / "home")]
-    assert main(["materialize", *where, *home, "--timepoint", "V00", "--json"]) == 0
+    wanted = ["group:imaging", "biomarkers_wide"]
+    assert main(["materialize", *wanted, *where, *home, "--timepoint", "V00", "--json"]) == 0
     results = json.loads(capsys.readouterr().out)
     assert "knee_biomarkers" in {result["asset"] for result in results}
 
