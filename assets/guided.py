@@ -66,7 +66,7 @@ class ControlConfig(dg.Config):
 
     preset: Literal["", "off", "demo", "paper"] = Field(
         default="",
-        description="off: none; demo: two folds and three epochs of a narrow ResNet-18; paper: "
+        description="off: none; demo: two folds and two epochs of a narrow ResNet-18; paper: "
         "five folds of the published network. Empty: KNEELAKE_CLASSIFIER_PRESET, or off.",
     )
     seed: int = Field(default=0, ge=0, description="Of folds, permutations and weights.")

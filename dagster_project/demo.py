@@ -42,10 +42,10 @@ FROM aucs GROUP BY strategy ORDER BY strategy
 PAGES = {"atlas.html": "3-D page", "report.html": "report"}
 """Pages that open in a browser, the report last."""
 
-MEASURED = ("group:clinical", "group:imaging")
-"""What has to be there before the other people's maps are drawn."""
+CLINICAL = ("group:clinical",)
+"""What has to be there before people's maps are drawn."""
 
-DRAWN_PER_VISIT = 80
+DRAWN_PER_VISIT = 72
 """Knee-visits drawn at most: those of the pain models first, then some that only grade."""
 
 SEPARATION = 1.2
@@ -152,13 +152,18 @@ def run_demo(
 
     lake = Lake(settings.lake_root)
     if draws:
-        run(MEASURED)
+        run(CLINICAL)
+        others = lake.sql(
+            "SELECT knee_visit FROM cohort_candidates WHERE NOT list_contains($imaged, subject_id)",
+            {"imaged": sorted({plan.subject_id for plan in plans})},
+        )["knee_visit"].to_list()
         drawn = sum(
             land_drawn_maps(
                 lake,
                 DrawingPlan(seed, PainModel(SEPARATION)),
                 timepoint=timepoint,
                 limit=DRAWN_PER_VISIT,
+                only=others,
                 progress=progress,
             ).n_knee_visit
             for timepoint in sorted(timepoints)

@@ -78,7 +78,7 @@ def options_of(name: str, seed: int = 0) -> ControlOptions:
     """The choices of a preset: that of the classifiers, begun with random weights.
 
     Args:
-        name: 'demo', two folds and three epochs of a narrow network, of thickness alone; 'paper',
+        name: 'demo', two folds and two epochs of a narrow network, of thickness alone; 'paper',
             five folds.
         seed: of folds, permutations and weights.
 
@@ -89,7 +89,7 @@ def options_of(name: str, seed: int = 0) -> ControlOptions:
     if name == "demo":
         # Of weights that have learned nothing yet, at the rate of the demo's first training.
         short = config.changed(
-            learning_rate=preset("demo", "oa").learning_rate, max_epochs=3, patience=3
+            learning_rate=preset("demo", "oa").learning_rate, max_epochs=2, patience=2
         )
         return ControlOptions(short, 2, seed, ("thickness",))
     return ControlOptions(config, 5, seed)

@@ -7,7 +7,6 @@ quarter of the time of as many polars expressions. p-values come from the same S
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations_with_replacement
 from typing import Any
 
 import duckdb
@@ -22,7 +21,7 @@ from stats.logit_rows_sql import SPREADS
 _Vector = NDArray[np.float64]
 _KEPT = 10_000_000
 """Values of the design that are kept in memory between passes (80 MB)."""
-_BLOCK = 8192
+_BLOCK = 16384
 """Rows summed at once: few enough for what is worked out of them to stay in the cache."""
 
 
@@ -48,6 +47,20 @@ def _usable(scan: pl.LazyFrame, p: int, given: frozenset[str]) -> pl.LazyFrame:
     if "w" in given:
         complete &= pl.col("w") > 0
     return scan.filter(complete).select("y", *(f"x{k}" for k in range(1, p + 1)), *sorted(given))
+
+
+def _slices(stream: pl.LazyFrame) -> Iterator[pl.DataFrame]:
+    """Rows of a stream, some at a time, in their order."""
+    for frame in stream.collect_batches(engine="streaming"):
+        yield from frame.iter_slices(_BLOCK)
+
+
+def _terms(frame: pl.DataFrame, p: int) -> _Vector:
+    """x1 to xp of some rows, shape (n, p)."""
+    x = np.empty((frame.height, p), order="F")
+    for k in range(p):
+        x[:, k] = frame[f"x{k + 1}"].to_numpy()
+    return x
 
 
 def _moments(scan: pl.LazyFrame, used: pl.LazyFrame, p: int, given: frozenset[str]) -> _Frame:
@@ -92,18 +105,13 @@ def _moments(scan: pl.LazyFrame, used: pl.LazyFrame, p: int, given: frozenset[st
         if found:
             return _Frame(facts, problem, empty, empty, empty, empty)
     centre = np.array([facts[f"m{k}"] / n for k in range(p)])
-    centred = used.select(
-        "y",
-        *(["w"] if weighted else []),
-        *((column - centre[k]).alias(f"d{k}") for k, column in enumerate(x)),
-    )
-    pairs = list(combinations_with_replacement(range(p), 2))
-    sums = [weigh(pl.col(f"d{i}") * pl.col(f"d{j}")).sum().alias(f"c{i} {j}") for i, j in pairs]
-    sums += [weigh(pl.col(f"d{k}") * (y - events / n)).sum().alias(f"g{k}") for k in range(p)]
-    products = _collect(centred.select(sums)) if sums else {}
-    c = np.zeros((p, p))
-    for i, j in pairs:
-        c[i, j] = c[j, i] = products[f"c{i} {j}"]
+    c, g = np.zeros((p, p)), np.zeros(p)
+    for some in _slices(used) if p else ():
+        d = _terms(some, p) - centre
+        weighed = d * some["w"].to_numpy()[:, None] if weighted else d
+        with np.errstate(all="ignore"):
+            c += weighed.T @ d
+            g += weighed.T @ (some["y"].to_numpy() - events / n)
     for k, spread in enumerate(np.diag(c), 1):
         if not SPREADS[0] <= spread <= SPREADS[1]:
             return _Frame(facts, f"extreme {k}", empty, empty, empty, empty)
@@ -118,7 +126,7 @@ def _moments(scan: pl.LazyFrame, used: pl.LazyFrame, p: int, given: frozenset[st
     to_design[1:, 1:] = unscaled
     to_design[1:, 0] = -unscaled @ centre
     share = events / n
-    slope = np.array([products[f"g{k}"] / n for k in range(p)])
+    slope = g / n
     start = np.concatenate([[0.0], unscaled @ slope / share / (1 - share)])
     return _Frame(facts, "collinear" if collinear else None, centre, to_design, correlation, start)
 
@@ -168,37 +176,33 @@ class _Block:
 
 @dataclass(frozen=True, eq=False)
 class _Rows:
-    """The rows of a design, as a stream and block by block; `kept` where they fit into memory."""
+    """The rows of a design block by block; `kept` where they fit into memory."""
 
     stream: pl.LazyFrame
+    frame: _Frame
     kept: list[_Block] | None
-    p: int
 
     @classmethod
-    def of(cls, stream: pl.LazyFrame, p: int, *, keep: bool) -> "_Rows":
-        if not keep:
-            return cls(stream, None, p)
-        frame = stream.collect(engine="streaming")
-        blocks = [_block(some, p) for some in frame.iter_slices(_BLOCK)]
-        return cls(frame.lazy(), blocks, p)
+    def of(cls, stream: pl.LazyFrame, frame: _Frame, *, keep: bool) -> "_Rows":
+        rows = cls(stream, frame, None)
+        return cls(stream, frame, list(rows.blocks())) if keep else rows
 
     def blocks(self) -> Iterator[_Block]:
         if self.kept is not None:
             yield from self.kept
             return
         used = [name for name in self.stream.collect_schema() if name != "cluster"]
-        batches = self.stream.select(used).collect_batches(engine="streaming")
-        for frame in batches:
-            for some in frame.iter_slices(_BLOCK):
-                yield _block(some, self.p)
+        for some in _slices(self.stream.select(used)):
+            yield _block(some, self.frame)
 
 
-def _block(frame: pl.DataFrame, p: int) -> _Block:
-    z = np.ones((frame.height, p + 1))
-    for k in range(1, p + 1):
-        z[:, k] = frame[f"z{k}"].to_numpy()
-    w, o = (frame[name].to_numpy() if name in frame.columns else None for name in ("w", "o"))
-    return _Block(frame["y"].to_numpy(), w, o, z)
+def _block(some: pl.DataFrame, frame: _Frame) -> _Block:
+    p = len(frame.centre)
+    z = np.empty((some.height, p + 1), order="F")
+    z[:, 0] = 1.0
+    z[:, 1:] = (_terms(some, p) - frame.centre) @ frame.to_design[1:, 1:].T
+    w, o = (some[name].to_numpy() if name in some.columns else None for name in ("w", "o"))
+    return _Block(some["y"].to_numpy(), w, o, z)
 
 
 def _sums(rows: _Rows, beta: _Vector) -> tuple[float, _Vector, _Vector]:
@@ -213,8 +217,9 @@ def _sums(rows: _Rows, beta: _Vector) -> tuple[float, _Vector, _Vector]:
                 eta += block.o
             e = np.exp(-np.abs(eta))
             u = 1 / (1 + e)
-            r = block.y - np.where(eta >= 0, u, e * u)
-            h = e * u * u
+            rest = e * u
+            r = block.y - np.where(eta >= 0, u, rest)
+            h = rest * u
             likely = block.y * eta - np.maximum(eta, 0.0) + np.log(u)
             if block.w is not None:
                 r, h, likely = r * block.w, h * block.w, likely * block.w
@@ -342,7 +347,8 @@ def fit_scan(scan: pl.LazyFrame, design: Design, fits: Sequence[int]) -> list[di
         for j in range(1, k):
             combined += x[j] * float(frame.to_design[k, j + 1])
         z.append(combined.alias(f"z{k}"))
-    made = _Rows.of(rows.select(*names, *z), p, keep=keep)
+    stream = rows.select(*names, *z)
+    made = _Rows.of(rows, frame, keep=keep)
     odds = float(np.log(events / (n - events)))
     null = float(events * np.log(events / n) + (n - events) * np.log1p(-events / n))
     intercept = np.array([odds - (facts["offset"] or 0.0) / n])
@@ -369,7 +375,7 @@ def fit_scan(scan: pl.LazyFrame, design: Design, fits: Sequence[int]) -> list[di
             "vif": (whitening**2).sum(0),
         }
         if roles.cluster is not None:
-            clusters, covariance = _cluster_covariance(made.stream, solution, n, given)
+            clusters, covariance = _cluster_covariance(stream, solution, n, given)
             result |= {
                 "n_clusters": clusters,
                 "cluster_covariance": back.T @ covariance @ back,
