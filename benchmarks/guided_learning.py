@@ -36,9 +36,9 @@ from phantom.reference_surface import reference_bone
 from stats.logit import nested_logit
 from stats.source import load_macros
 
-N_KNEES = 1500
+N_KNEES = 3000
 BONE, STRATEGY = "femur", "thickness"
-OWN_PLACE = PlantedEffect(thinning_mm=0.8, t2_ms=0.0, bump_mm=0.0, severity=0.0, knee_specific=True)
+OWN_PLACE = PlantedEffect(thinning_mm=1.0, t2_ms=0.0, bump_mm=0.0, severity=0.0, knee_specific=True)
 NOTHING = PlantedEffect(0.0, 0.0, 0.0, 0.0)
 SLOPE = 1.5
 """Log odds of pain per SD of the medial average, thinner being worse."""
