@@ -110,7 +110,7 @@ def averages(reading: Reading) -> Sequence[Block]:
         *_forest("forest_nested", run, title, {}, (*COMPARTMENTS, DL_GUIDED)),
         *(
             [
-                TextBlock((READ_TOGETHER,), source=_of(NESTED)),
+                TextBlock((READ_TOGETHER,)),
                 TextBlock(tuple(warned), "list", _of(NESTED)),
             ]
             if warned
