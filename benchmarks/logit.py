@@ -100,20 +100,27 @@ def bootstrap(folder: Path) -> None:
     write_rows(path, PUBLISHED_ROWS)
     print(f"\n1,000 bootstrap refits of {PUBLISHED_ROWS} rows x 6 terms; statsmodels from ")
     print(f"{LOOP_REFITS} refits, multiplied up\n")
-    print("| method | CPU s | x kneelake | wall s | peak MB (import) | spread of x1 |")
+    print("| method | CPU s | x kneelake polars | wall s | peak MB (import) | spread of x1 |")
     print("|---|---|---|---|---|---|")
-    common = {"rows_file": np.array(str(path)), "method": np.array("bootstrap")}
+    common = {"rows_file": np.array(str(path))}
     first = None
     for name, script, threaded, refits in (
-        ("kneelake, one statement", "logit_kneelake.py", False, 0),
+        ("bootstrap by polars", "logit_kneelake.py", False, 0),
+        ("bootstrap by sql", "logit_kneelake.py", False, 0),
         ("statsmodels loop, BLAS threads as installed", "logit_statsmodels.py", True, LOOP_REFITS),
         ("statsmodels loop, one BLAS thread", "logit_statsmodels.py", False, LOOP_REFITS),
     ):
         more = {"refits": np.array(refits), "repeats": np.array(3 if not refits else 1)}
+        more["method"] = np.array(name)
         with one_thread(not threaded):
             found = run_peer(OWN, script, common | more)
         cost = found["cost"] * ([1000 / refits, 1000 / refits, 1, 1] if refits else 1)
-        _row(name, cost, first, f"{found['estimates'][:, 1].std():.4f}")
+        _row(
+            name.replace("bootstrap by", "kneelake,"),
+            cost,
+            first,
+            f"{found['estimates'][:, 1].std():.4f}",
+        )
         first = cost if first is None else first
 
 

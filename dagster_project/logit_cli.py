@@ -124,10 +124,11 @@ def _logit(parsed: argparse.Namespace) -> int:
         "weights": parsed.weights,
         "offset": parsed.offset,
     }
-    more: dict[str, Any] = {"engine": parsed.engine, "profile": parsed.profile}
+    engine: dict[str, Any] = {"engine": parsed.engine}
     if parsed.engine == "polars" and is_file(parsed.table):
         # Parquet is read in place rather than copied.
-        more["file"] = Path(parsed.table)
+        engine["file"] = Path(parsed.table)
+    more = engine | {"profile": parsed.profile}
     base = split_terms(parsed.base)
     with opened(parsed, parsed.table) as (connection, relation):
         if parsed.by is not None:
@@ -138,7 +139,7 @@ def _logit(parsed: argparse.Namespace) -> int:
             by = [name.strip() for name in parsed.by.split(",")]
             fits = fit_logit_groups(connection, relation, parsed.outcome, base, by=by, **options)
             return _print_groups(parsed, fits)
-        replicates = _bootstrap(parsed, connection, relation)
+        replicates = _bootstrap(parsed, connection, relation, engine)
         if parsed.add is not None:
             nested = nested_logit(
                 connection,
@@ -155,7 +156,10 @@ def _logit(parsed: argparse.Namespace) -> int:
 
 
 def _bootstrap(
-    parsed: argparse.Namespace, connection: "duckdb.DuckDBPyConnection", relation: str
+    parsed: argparse.Namespace,
+    connection: "duckdb.DuckDBPyConnection",
+    relation: str,
+    engine: dict[str, Any],
 ) -> "pl.DataFrame | None":
     """Percentile intervals of each term of the largest model."""
     if parsed.bootstrap is None:
@@ -174,6 +178,7 @@ def _bootstrap(
         offset=parsed.offset,
         n_replicates=parsed.bootstrap,
         seed=parsed.seed,
+        **engine,
     )
 
 

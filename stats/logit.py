@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 import duckdb
 import numpy as np
@@ -28,7 +28,7 @@ from stats.logit_results import (
     TermEstimate,
     WaldTest,
 )
-from stats.logit_run import fit_of_rows, problem_of, run_statement
+from stats.logit_run import Engine, check_engine, fit_of_rows, problem_of, run_statement
 from stats.logit_sql import fit_statement, ln_chi_square_text, roc_statement
 from stats.scan import scan_relation
 
@@ -46,7 +46,6 @@ __all__ = [
     "nested_logit",
 ]
 
-Engine = Literal["sql", "polars"]
 _SINGULAR = 1e12
 """Condition number from which a correlation matrix of estimates tells no rank from rounding."""
 
@@ -71,8 +70,7 @@ def warn_of(fit: LogitFit) -> None:
 def _check(confidence: float, engine: str = "sql") -> None:
     if not 0 < confidence < 1:
         raise StatisticsError(f"the confidence level {confidence} is not between 0 and 1")
-    if engine not in get_args(Engine):
-        raise StatisticsError(f"there is no engine {engine}; use {' or '.join(get_args(Engine))}")
+    check_engine(engine)
 
 
 def _names(design: Design) -> list[str]:

@@ -23,6 +23,8 @@ _KEPT = 10_000_000
 """Values of the design that are kept in memory between passes (80 MB)."""
 _BLOCK = 16384
 """Rows summed at once: few enough for what is worked out of them to stay in the cache."""
+_PARTS = 64
+"""Blocks whose sums by cluster are put together at once."""
 
 
 def _collect(frame: pl.LazyFrame) -> dict[str, Any]:
@@ -30,7 +32,7 @@ def _collect(frame: pl.LazyFrame) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class _Frame:
+class Frame:
     """What the moments say; `problem` as in the statement."""
 
     facts: dict[str, Any]
@@ -63,7 +65,7 @@ def _terms(frame: pl.DataFrame, p: int) -> _Vector:
     return x
 
 
-def _moments(scan: pl.LazyFrame, used: pl.LazyFrame, p: int, given: frozenset[str]) -> _Frame:
+def _moments(scan: pl.LazyFrame, used: pl.LazyFrame, p: int, given: frozenset[str]) -> Frame:
     """Counts, means, and the transform that makes the terms orthogonal."""
     y, weighted = pl.col("y"), "w" in given
     w = pl.col("w")
@@ -103,7 +105,7 @@ def _moments(scan: pl.LazyFrame, used: pl.LazyFrame, p: int, given: frozenset[st
     )
     for problem, found in checks:
         if found:
-            return _Frame(facts, problem, empty, empty, empty, empty)
+            return Frame(facts, problem, empty, empty, empty, empty)
     centre = np.array([facts[f"m{k}"] / n for k in range(p)])
     c, g = np.zeros((p, p)), np.zeros(p)
     for some in _slices(used) if p else ():
@@ -114,7 +116,7 @@ def _moments(scan: pl.LazyFrame, used: pl.LazyFrame, p: int, given: frozenset[st
             g += weighed.T @ (some["y"].to_numpy() - events / n)
     for k, spread in enumerate(np.diag(c), 1):
         if not SPREADS[0] <= spread <= SPREADS[1]:
-            return _Frame(facts, f"extreme {k}", empty, empty, empty, empty)
+            return Frame(facts, f"extreme {k}", empty, empty, empty, empty)
     scale = np.sqrt(np.diag(c) / n)
     correlation = c / n / np.outer(scale, scale) if p else c
     whitening = _whiten(correlation)
@@ -128,7 +130,7 @@ def _moments(scan: pl.LazyFrame, used: pl.LazyFrame, p: int, given: frozenset[st
     share = events / n
     slope = g / n
     start = np.concatenate([[0.0], unscaled @ slope / share / (1 - share)])
-    return _Frame(facts, "collinear" if collinear else None, centre, to_design, correlation, start)
+    return Frame(facts, "collinear" if collinear else None, centre, to_design, correlation, start)
 
 
 def _whiten(r: _Vector) -> _Vector:
@@ -141,86 +143,74 @@ def _whiten(r: _Vector) -> _Vector:
     return rows
 
 
-def _likelihood(design: pl.LazyFrame, beta: _Vector, given: frozenset[str]) -> pl.LazyFrame:
-    """Residual r, information h and log-likelihood l of each row, as in the statement."""
-    eta = pl.lit(float(beta[0]))
-    for k in range(1, len(beta)):
-        eta += pl.col(f"z{k}") * float(beta[k])
-    if "o" in given:
-        eta += pl.col("o")
-    y, e, u = pl.col("y"), pl.col("e"), pl.col("u")
-    rows = (
-        design.with_columns(eta.alias("eta"))
-        .with_columns((-pl.col("eta").abs()).exp().alias("e"))
-        .with_columns((1 / (1 + e)).alias("u"))
-    )
-    parts = {
-        "h": e * u * u,
-        "r": y - pl.when(pl.col("eta") >= 0).then(u).otherwise(e * u),
-        "l": y * pl.col("eta") - pl.max_horizontal(pl.col("eta"), 0.0) + u.log(),
-    }
-    if "w" in given:
-        parts = {name: pl.col("w") * part for name, part in parts.items()}
-    return rows.with_columns(**parts)
-
-
 @dataclass(frozen=True, eq=False)
-class _Block:
-    """Some rows of the design: y, weights and offset where given, and (1, z1, ..., zp)."""
+class Block:
+    """Some rows of the design: y, (1, z1, ..., zp), and weights, offset, cluster where given."""
 
     y: _Vector
-    w: _Vector | None
-    o: _Vector | None
     z: _Vector
+    w: _Vector | None = None
+    o: _Vector | None = None
+    cluster: pl.Series | None = None
 
 
 @dataclass(frozen=True, eq=False)
-class _Rows:
+class Rows:
     """The rows of a design block by block; `kept` where they fit into memory."""
 
     stream: pl.LazyFrame
-    frame: _Frame
-    kept: list[_Block] | None
+    frame: Frame
+    kept: list[Block] | None
 
     @classmethod
-    def of(cls, stream: pl.LazyFrame, frame: _Frame, *, keep: bool) -> "_Rows":
+    def of(cls, stream: pl.LazyFrame, frame: Frame, *, keep: bool) -> "Rows":
+        """Of rows with `y`, `x1`.. and what else is given; in memory with `keep`."""
         rows = cls(stream, frame, None)
         return cls(stream, frame, list(rows.blocks())) if keep else rows
 
-    def blocks(self) -> Iterator[_Block]:
+    def blocks(self) -> Iterator[Block]:
+        """In the order of the rows."""
         if self.kept is not None:
             yield from self.kept
             return
-        used = [name for name in self.stream.collect_schema() if name != "cluster"]
-        for some in _slices(self.stream.select(used)):
-            yield _block(some, self.frame)
+        for some in _slices(self.stream):
+            yield block_of(some, self.frame)
 
 
-def _block(some: pl.DataFrame, frame: _Frame) -> _Block:
+def block_of(some: pl.DataFrame, frame: Frame) -> Block:
+    """The design of some rows of `y`, `x1`.. and what else is given."""
     p = len(frame.centre)
     z = np.empty((some.height, p + 1), order="F")
     z[:, 0] = 1.0
     z[:, 1:] = (_terms(some, p) - frame.centre) @ frame.to_design[1:, 1:].T
     w, o = (some[name].to_numpy() if name in some.columns else None for name in ("w", "o"))
-    return _Block(some["y"].to_numpy(), w, o, z)
+    cluster = some["cluster"] if "cluster" in some.columns else None
+    return Block(some["y"].to_numpy(), z, w, o, cluster)
 
 
-def _sums(rows: _Rows, beta: _Vector) -> tuple[float, _Vector, _Vector]:
-    """Log-likelihood, its gradient and the information at beta, as in the statement."""
+def likelihood_parts(y: _Vector, eta: _Vector) -> tuple[_Vector, _Vector, _Vector]:
+    """Log-likelihood, residual and information of each row, as in the statement."""
+    e = np.exp(-np.abs(eta))
+    u = 1 / (1 + e)
+    rest = e * u
+    likely = y * eta - np.maximum(eta, 0.0) + np.log(u)
+    return likely, y - np.where(eta >= 0, u, rest), rest * u
+
+
+def log_odds(block: Block, beta: _Vector) -> _Vector:
+    """Of each row in the model of the first terms."""
+    eta = block.z[:, : len(beta)] @ beta
+    return eta if block.o is None else eta + block.o
+
+
+def _sums(rows: Rows, beta: _Vector) -> tuple[float, _Vector, _Vector]:
+    """Log-likelihood, its gradient and the information at beta."""
     size = len(beta)
     loglik, gradient, information = 0.0, np.zeros(size), np.zeros((size, size))
     with np.errstate(all="ignore"):
         for block in rows.blocks():
             z = block.z[:, :size]
-            eta = z @ beta
-            if block.o is not None:
-                eta += block.o
-            e = np.exp(-np.abs(eta))
-            u = 1 / (1 + e)
-            rest = e * u
-            r = block.y - np.where(eta >= 0, u, rest)
-            h = rest * u
-            likely = block.y * eta - np.maximum(eta, 0.0) + np.log(u)
+            likely, r, h = likelihood_parts(block.y, log_odds(block, beta))
             if block.w is not None:
                 r, h, likely = r * block.w, h * block.w, likely * block.w
             loglik += likely.sum()
@@ -230,7 +220,9 @@ def _sums(rows: _Rows, beta: _Vector) -> tuple[float, _Vector, _Vector]:
 
 
 @dataclass(frozen=True)
-class _Solution:
+class Solution:
+    """Where Newton's method ended; `beta` are the estimates if `converged`."""
+
     beta: _Vector
     step: _Vector
     inverse: _Vector
@@ -240,7 +232,16 @@ class _Solution:
     converged: bool
 
 
-def _newton(rows: _Rows, n: float, position: _Vector, step: _Vector, loglik: float) -> _Solution:
+def newton(rows: Rows, n: float, position: _Vector, step: _Vector, loglik: float) -> Solution:
+    """Newton's method with step halving, as in the statement.
+
+    Args:
+        rows: whose first terms are fitted, as many as the position has.
+        n: rows, or the sum of their weights.
+        position: to start from.
+        step: to take first.
+        loglik: at the position; -inf to accept any step.
+    """
     size = len(position)
     decrement, inverse, iterations, converged = np.inf, np.full((size, size), np.nan), 0, False
     small, shrinking = STALLED
@@ -263,10 +264,10 @@ def _newton(rows: _Rows, n: float, position: _Vector, step: _Vector, loglik: flo
         step = new
         converged = decrement <= TOLERANCE * n or shrinking * before <= decrement <= small
     beta = position + step if converged else position
-    return _Solution(beta, step, inverse, loglik, decrement, iterations, converged)
+    return Solution(beta, step, inverse, loglik, decrement, iterations, converged)
 
 
-def _separation(rows: _Rows, solution: _Solution) -> str:
+def _separation(rows: Rows, solution: Solution) -> str:
     if solution.converged:
         return "none"
     least, most = np.inf, -np.inf
@@ -278,24 +279,91 @@ def _separation(rows: _Rows, solution: _Solution) -> str:
     return "complete" if least > 1e-3 * most else "quasi"
 
 
-def _cluster_covariance(
-    design: pl.LazyFrame, solution: _Solution, n: float, given: frozenset[str]
-) -> tuple[int, _Vector]:
-    p = len(solution.beta) - 1
-    scores = [pl.col("r").sum().alias("s0")]
-    scores += [(pl.col("r") * pl.col(f"z{k}")).sum().alias(f"s{k}") for k in range(1, p + 1)]
-    table = (
-        _likelihood(design, solution.beta, given)
-        .group_by("cluster")
-        .agg(scores)
-        .drop("cluster")
-        .collect(engine="streaming")
-        .to_numpy()
-    )
+def _cluster_covariance(rows: Rows, solution: Solution, n: float) -> tuple[int, _Vector]:
+    size = len(solution.beta)
+    scores = [f"s{k}" for k in range(size)]
+    parts: list[pl.DataFrame] = []
+    for block in rows.blocks():
+        _, r, _ = likelihood_parts(block.y, log_odds(block, solution.beta))
+        r = r if block.w is None else r * block.w
+        each = pl.DataFrame(block.z[:, :size] * r[:, None], schema=scores)
+        parts.append(_by_cluster(each.with_columns(pl.Series("cluster", block.cluster))))
+        if len(parts) == _PARTS:
+            parts = [_by_cluster(pl.concat(parts))]
+    table = _by_cluster(pl.concat(parts)).select(scores).to_numpy()
     clusters = len(table)
     sandwich = solution.inverse @ (table.T @ table) @ solution.inverse
-    correction = clusters / (clusters - 1) * (n - 1) / (n - p - 1) if clusters > 1 else np.nan
+    correction = clusters / (clusters - 1) * (n - 1) / (n - size) if clusters > 1 else np.nan
     return clusters, sandwich * correction
+
+
+def _by_cluster(scores: pl.DataFrame) -> pl.DataFrame:
+    return scores.group_by("cluster", maintain_order=True).sum()
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """A stream of rows ready to be fitted.
+
+    Attributes:
+        used: the rows a fit uses, with the columns of `scan_relation`.
+        rows: their design; None where there is a `problem` in `facts`.
+        frame: what their moments say.
+        facts: counts, in the names of the statement's columns.
+    """
+
+    used: pl.LazyFrame
+    rows: Rows | None
+    frame: Frame
+    facts: dict[str, Any]
+
+
+def prepare(scan: pl.LazyFrame, design: Design, *, keep: bool) -> Prepared:
+    """Moments and design of a stream; in memory with `keep`."""
+    p = len(design.columns)
+    roles = design.roles
+    parts = {"w": roles.weights, "o": roles.offset, "cluster": roles.cluster}
+    given = frozenset(name for name, column in parts.items() if column is not None)
+    used = _usable(scan, p, given)
+    if keep:
+        used = used.collect(engine="streaming").lazy()
+    frame = _moments(scan, used, p, given)
+    facts = frame.facts | {
+        "problem": frame.problem,
+        "n_dropped": frame.facts["rows_given"] - frame.facts["rows_used"],
+        "correlation": frame.correlation,
+    }
+    rows = None if frame.problem is not None else Rows.of(used, frame, keep=keep)
+    return Prepared(used, rows, frame, facts)
+
+
+def null_start(prepared: Prepared) -> _Vector:
+    """Coefficients of the model of an intercept alone, near enough to start from."""
+    facts = prepared.facts
+    n, events = facts["n"], facts["n_events"]
+    return np.array([float(np.log(events / (n - events))) - (facts["offset"] or 0.0) / n])
+
+
+def fit_prepared(prepared: Prepared, size: int, *, offset: bool, null: float) -> Solution:
+    """Newton's method for the model of the design's first `size` columns.
+
+    Args:
+        prepared: with rows.
+        size: of its columns.
+        offset: whether the rows have one.
+        null: log-likelihood of the model of an intercept alone; not looked at with an offset.
+    """
+    assert prepared.rows is not None  # noqa: S101 - the caller has looked at `problem`
+    position = np.concatenate([null_start(prepared), np.zeros(size)])
+    step = np.zeros(size + 1) if offset else prepared.frame.start[: size + 1]
+    reached = -np.inf if offset else null
+    return newton(prepared.rows, prepared.facts["n"], position, step, reached)
+
+
+def null_loglik(prepared: Prepared) -> float:
+    """Log-likelihood of the model of an intercept alone, without an offset."""
+    n, events = prepared.facts["n"], prepared.facts["n_events"]
+    return float(events * np.log(events / n) + (n - events) * np.log1p(-events / n))
 
 
 def fit_scan(scan: pl.LazyFrame, design: Design, fits: Sequence[int]) -> list[dict[str, Any]]:
@@ -310,56 +378,31 @@ def fit_scan(scan: pl.LazyFrame, design: Design, fits: Sequence[int]) -> list[di
         For each the columns of the statement that are not of one term, with `estimates`,
         `covariance`, `vif` and, with clusters, `cluster_covariance` and `n_clusters`.
     """
-    p = len(design.columns)
     roles = design.roles
-    parts = {"w": roles.weights, "o": roles.offset, "cluster": roles.cluster}
-    given = frozenset(name for name, column in parts.items() if column is not None)
-    keep = design.rows * (p + 1 + len(given)) <= _KEPT
-    rows = _usable(scan, p, given)
-    if keep:
-        rows = rows.collect(engine="streaming").lazy()
-    frame = _moments(scan, rows, p, given)
-    facts = frame.facts | {
-        "problem": frame.problem,
-        "n_dropped": frame.facts["rows_given"] - frame.facts["rows_used"],
-        "correlation": frame.correlation,
-    }
-    nothing = dict.fromkeys(
-        (
-            "df",
-            "covariance",
-            "converged",
-            "iterations",
-            "separation",
-            "loglik",
-            "loglik_null",
-            "aic",
+    p, has_offset = len(design.columns), roles.offset is not None
+    width = p + 1 + sum(name is not None for name in (roles.weights, roles.offset, roles.cluster))
+    prepared = prepare(scan, design, keep=design.rows * width <= _KEPT)
+    facts, frame, rows = prepared.facts, prepared.frame, prepared.rows
+    if rows is None:
+        nothing = dict.fromkeys(
+            (
+                "df",
+                "covariance",
+                "converged",
+                "iterations",
+                "separation",
+                "loglik",
+                "loglik_null",
+                "aic",
+            )
         )
-    )
-    if frame.problem is not None:
         return [facts | nothing for _ in fits]
-    n, events = facts["n"], facts["n_events"]
-    names = ["y", *sorted(given)]
-    x = [pl.col(f"x{k + 1}") - float(frame.centre[k]) for k in range(p)]
-    z = []
-    for k in range(1, p + 1):
-        combined = x[0] * float(frame.to_design[k, 1])
-        for j in range(1, k):
-            combined += x[j] * float(frame.to_design[k, j + 1])
-        z.append(combined.alias(f"z{k}"))
-    stream = rows.select(*names, *z)
-    made = _Rows.of(rows, frame, keep=keep)
-    odds = float(np.log(events / (n - events)))
-    null = float(events * np.log(events / n) + (n - events) * np.log1p(-events / n))
-    intercept = np.array([odds - (facts["offset"] or 0.0) / n])
-    if roles.offset is not None:
-        null = _newton(made, n, intercept, np.zeros(1), -np.inf).loglik
+    n, null = facts["n"], null_loglik(prepared)
+    if has_offset:
+        null = newton(rows, n, null_start(prepared), np.zeros(1), -np.inf).loglik
     found = []
     for size in fits:
-        position = np.concatenate([intercept, np.zeros(size)])
-        step = frame.start[: size + 1] if roles.offset is None else np.zeros(size + 1)
-        reached = null if roles.offset is None else -np.inf
-        solution = _newton(made, n, position, step, reached)
+        solution = fit_prepared(prepared, size, offset=has_offset, null=null)
         back = frame.to_design[: size + 1, : size + 1]
         whitening = np.array(facts["whitening"]).reshape(p, p)[:size, :size]
         result = facts | {
@@ -369,13 +412,13 @@ def fit_scan(scan: pl.LazyFrame, design: Design, fits: Sequence[int]) -> list[di
             "aic": 2 * (size + 1) - 2 * solution.loglik,
             "converged": solution.converged,
             "iterations": solution.iterations,
-            "separation": _separation(made, solution),
+            "separation": _separation(rows, solution),
             "estimates": back.T @ solution.beta,
             "covariance": back.T @ solution.inverse @ back,
             "vif": (whitening**2).sum(0),
         }
         if roles.cluster is not None:
-            clusters, covariance = _cluster_covariance(stream, solution, n, given)
+            clusters, covariance = _cluster_covariance(rows, solution, n)
             result |= {
                 "n_clusters": clusters,
                 "cluster_covariance": back.T @ covariance @ back,

@@ -14,7 +14,7 @@ from stats.logit_newton_sql import (
 from stats.logit_rows_sql import Problem, numbers, plus, row_steps
 from stats.logit_sql import fit_steps
 
-_BOOTSTRAP_TOLERANCE = 2e-12
+BOOTSTRAP_TOLERANCE = 2e-12
 """Per row. No covariance is wanted of a replicate, and the step that is still taken leaves the
 log-odds 3e-12 off."""
 _PROFILE_TOLERANCE = 1e-16
@@ -122,7 +122,7 @@ def bootstrap_statement(problem: Problem, n_replicates: int, seed: int, rows: in
             f"    LIMIT {n_replicates}",
             rows=joined,
             grouped=True,
-            tolerance=_BOOTSTRAP_TOLERANCE,
+            tolerance=BOOTSTRAP_TOLERANCE,
         ),
         *solution("refit", p, rows=joined, grouped=True),
     ]

@@ -13,10 +13,11 @@ repeats = int(np.load(FOLDER / "repeats.npy"))
 
 
 with open_source(Path(ROWS)) as source:
-    if method == "bootstrap":
+    if method.startswith("bootstrap"):
+        engine = method.removeprefix("bootstrap by ")
 
         def job() -> np.ndarray:
-            found = bootstrap_logit(source.connection, source.relation, "y", TERMS)
+            found = bootstrap_logit(source.connection, source.relation, "y", TERMS, engine=engine)
             return found.select("Intercept", *TERMS).to_numpy()
     else:
 

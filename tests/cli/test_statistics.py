@@ -87,6 +87,10 @@ def test_groups_and_resamples(table: Path, capsys: pytest.CaptureFixture[str]) -
     drawn = _json(capsys)["bootstrap"]["terms"]
     assert [row["term"] for row in drawn] == ["Intercept", "thickness"]
     assert drawn[1]["bootstrap_low"] < -1 < drawn[1]["bootstrap_high"] + 2
+    by_polars = ["--bootstrap", "20", "--seed", "4", "--engine", "polars"]
+    assert main([*one, *by_polars, "--cluster", "subject_id"]) == 0
+    again = _json(capsys)["bootstrap"]["terms"]
+    assert again[1]["bootstrap_low"] == pytest.approx(drawn[1]["bootstrap_low"], rel=1e-9)
     assert main([*one, "--engine", "polars", "--profile"]) == 0
     term = _json(capsys)["models"]["base"]["terms"][1]
     assert term["profile_low"] < term["estimate"] < term["profile_high"]

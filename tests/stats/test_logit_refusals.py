@@ -126,9 +126,8 @@ def test_separation_is_flagged_and_warned_of(connection, engine, kind):
     assert fit.separated
     assert fit.separation == kind
     assert not fit.converged
-    if engine == "sql":
-        with pytest.raises(StatisticsError, match="does not converge"):
-            bootstrap_logit(connection, "cases", "y", ["x", "flag"], n_replicates=5)
+    with pytest.raises(StatisticsError, match="does not converge"):
+        bootstrap_logit(connection, "cases", "y", ["x", "flag"], n_replicates=5, engine=engine)
 
 
 @ENGINES
@@ -256,6 +255,8 @@ def test_other_arguments(connection, cases):
         fit_logit(connection, "cases", "y", ["age"], confidence=95)
     with pytest.raises(StatisticsError, match="no engine R; use sql"):
         fit_logit(connection, "cases", "y", ["age"], engine="R")
+    with pytest.raises(StatisticsError, match="no engine R; use sql"):
+        bootstrap_logit(connection, "cases", "y", ["age"], engine="R")
     with pytest.raises(StatisticsError, match="outcome sex is of type VARCHAR"):
         fit_logit(connection, "cases", "sex", ["age"])
     with pytest.raises(StatisticsError, match="at least one"):
