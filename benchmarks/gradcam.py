@@ -3,8 +3,9 @@
 Every tool runs in one process on one thread, on the same ResNet and images, in turns; the best of
 the rounds counts. "As loaded" is the layout a network has when it is made, in which people call
 these tools; "channels last" is how kneelake keeps networks and images, and what the others would
-gain from it. A call of kneelake gives the maps of both classes (and the logits), the others one
-class's, so the time per map differs from the time per image; both are shown. pytorch-grad-cam
+gain from it. A call of kneelake gives the maps of pain, of the predicted class and of pain less no
+pain (and the logits), the others that of one target, so the time per map differs from the time per
+image; both are shown, and what is left where only one of the three is wanted. pytorch-grad-cam
 cannot be asked for less than the gradients of all weights. torchvision, which it imports but does
 not need here, is let import without its compiled operators.
 """
@@ -72,7 +73,7 @@ def run() -> None:
             per_image = found[tool, "as loaded"].per_image / own.per_image
             print(
                 f"{tool} as loaded: {per_map:.1f}x per map (target {factor:g}x: "
-                f"{_verdict(per_map >= factor)}), {per_image:.1f}x per image of one class"
+                f"{_verdict(per_map >= factor)}), {per_image:.1f}x where one map of each image is wanted"
             )
         agree = max(one.gap for (tool, _), one in found.items() if tool in EXACT)
         print(f"agreement of a single image {agree:.1e}: {_verdict(agree <= AGREEMENT)}\n")

@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from models.cam_views import rectified, scaled, upsampled
 from models.classifier import NetworkConfig, build_network, seeded
 from models.folding import folded
-from models.gradcam import class_maps, gradient_cam
+from models.gradcam import class_maps, gradient_cam, target_of
 
 Maps = NDArray[np.floating]
 
@@ -65,15 +65,19 @@ def as_it_is(maps: Maps) -> Maps:
 
 
 def ours(net: torch.nn.Module) -> dict[str, Callable[[torch.Tensor], Maps]]:
-    """The closed form: one pass gives the maps of both classes, both of which are enlarged."""
+    """The closed form: one pass gives the maps of all targets, all of which are enlarged."""
     quick = folded(net)
 
+    def every_target(network: torch.nn.Module, images: torch.Tensor, precision: str) -> Maps:
+        found = class_maps(network, images, precision=precision)
+        maps = np.stack([target_of(found.maps, one, found.logits).numpy() for one in ASKED], axis=1)
+        return upsampled(rectified(maps))[:, 0]
+
     def closed(images: torch.Tensor, precision: str = "float32") -> Maps:
-        maps = class_maps(quick, images, precision=precision).maps.numpy()
-        return upsampled(rectified(maps))[:, 1]
+        return every_target(quick, images, precision)
 
     def unfolded(images: torch.Tensor) -> Maps:
-        return upsampled(rectified(class_maps(net, images).maps.numpy()))[:, 1]
+        return every_target(net, images, "float32")
 
     def autograd(images: torch.Tensor) -> Maps:
         return upsampled(rectified(gradient_cam(net, images, "pain").numpy()))
@@ -86,7 +90,9 @@ def ours(net: torch.nn.Module) -> dict[str, Callable[[torch.Tensor], Maps]]:
     }
 
 
-CLASSES_PER_CALL = {"kneelake": 2, "kneelake bfloat16": 2, "kneelake unfolded": 2}
+ASKED = ("pain", "predicted", "contrastive")
+"""Targets whose maps are wanted of every image."""
+MAPS_PER_CALL = dict.fromkeys(("kneelake", "kneelake bfloat16", "kneelake unfolded"), len(ASKED))
 """Maps of an image that one call gives; the others give one."""
 
 
@@ -132,7 +138,7 @@ def main() -> None:
     np.save(folder / "seconds_per_image.npy", np.array(list(seconds.values())) / len(images))
     np.save(
         folder / "maps_per_image.npy",
-        np.array([CLASSES_PER_CALL.get(name, 1) for name, _ in methods]),
+        np.array([MAPS_PER_CALL.get(name, 1) for name, _ in methods]),
     )
     np.save(folder / "gap.npy", np.array(gaps))
 
