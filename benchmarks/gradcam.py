@@ -73,7 +73,7 @@ def run() -> None:
             per_image = found[tool, "as loaded"].per_image / own.per_image
             print(
                 f"{tool} as loaded: {per_map:.1f}x per map (target {factor:g}x: "
-                f"{_verdict(per_map >= factor)}), {per_image:.1f}x where one map of each image is wanted"
+                f"{_verdict(per_map >= factor)}), {per_image:.1f}x of one map an image"
             )
         agree = max(one.gap for (tool, _), one in found.items() if tool in EXACT)
         print(f"agreement of a single image {agree:.1e}: {_verdict(agree <= AGREEMENT)}\n")

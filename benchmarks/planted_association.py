@@ -24,6 +24,9 @@ from pipeline.drawn_maps import DrawingPlan, land_drawn_maps
 GRID = (7, 7)
 STRENGTH, NOISE = 1.0, 0.05
 """Evidence in the middle of the region, and the SD of what else a cell holds."""
+DISAGREES: tuple[Bone, str] = ("femur", "all_biomarkers")
+"""The model that has it the other way round where the models do not agree; none of its maps is
+averaged or compared."""
 _KEYS = ("knee_visit", "subject_id", "side", "timepoint")
 
 
@@ -34,6 +37,7 @@ def planted_lake(
     n_people: int,
     n_knees: int | None = None,
     timepoint: str | None = None,
+    agreed_share: float = 1.0,
 ) -> Lake:
     """People, drawn maps of the test split's first visits, and planted networks.
 
@@ -43,6 +47,7 @@ def planted_lake(
         n_people: in the clinical tables.
         n_knees: knees drawn at most; None for every first visit of the test split.
         timepoint: only first visits that are this one; None for all.
+        agreed_share: of the knees, those about which all eighteen models say the same.
     """
     lake = Lake(root)
     with lake.batch("clinical", "all", "1", "c") as batch:
@@ -55,7 +60,7 @@ def planted_lake(
     )["knee_visit"].to_list()
     land_drawn_maps(lake, plan, only=names[:n_knees])
     add_images(lake)
-    add_networks(lake, plan)
+    add_networks(lake, plan, agreed_share)
     return lake
 
 
@@ -107,7 +112,7 @@ def add_images(lake: Lake) -> None:
             )
 
 
-def add_networks(lake: Lake, plan: DrawingPlan) -> None:
+def add_networks(lake: Lake, plan: DrawingPlan, agreed_share: float = 1.0) -> None:
     """Predictions and Grad-CAM of all eighteen models for every drawn knee."""
     [(split_rule,)] = lake.sql(
         "SELECT split_rule_of(split_seed, training_share, validation_share) FROM cohort_parameters"
@@ -125,18 +130,19 @@ def add_networks(lake: Lake, plan: DrawingPlan) -> None:
         with lake.batch("predictions", timepoint, "1", "float32") as batch:
             for bone in BONES:
                 of_bone = [row for row in rows if row["bone"] == bone]
-                maps = np.stack([_cam(plan, row, bone) for row in of_bone]).astype(np.float16)
-                variable = Variable(maps, ("knee", "target_class", "phi", "theta"))
+                same = np.stack([_cam(plan, row, bone) for row in of_bone]).astype(np.float16)
+                maps = dict.fromkeys(STRATEGIES, same)
+                if bone == DISAGREES[0]:
+                    agrees = np.array([_agree(plan, row, agreed_share) for row in of_bone])
+                    maps[DISAGREES[1]] = np.where(agrees[:, None, None, None], same, same[:, ::-1])
+                dims = ("knee", "target_class", "phi", "theta")
+                variables = {name: Variable(of, dims) for name, of in maps.items()}
                 names = tuple(row["knee_visit"] for row in of_bone)
-                part = batch.add_array_part(
-                    "cam_index", ArrayPart(bone, names, dict.fromkeys(STRATEGIES, variable))
-                )
+                part = batch.add_array_part("cam_index", ArrayPart(bone, names, variables))
                 for strategy in STRATEGIES:
                     keys = [_prediction_key(row, bone, strategy) for row in of_bone]
-                    batch.add(
-                        "predictions",
-                        [{**key, **_logits(one)} for key, one in zip(keys, maps, strict=True)],
-                    )
+                    each = zip(keys, maps[strategy], strict=True)
+                    batch.add("predictions", [{**key, **_logits(one)} for key, one in each])
                     batch.add(
                         "cam_index",
                         [{**key, "part": part, "row": place} for place, key in enumerate(keys)],
@@ -164,6 +170,11 @@ def _cam(plan: DrawingPlan, row: dict[str, Any], bone: Bone) -> NDArray[np.float
     against, in_favour = NOISE * noise.standard_normal((2, *GRID))
     evidence = STRENGTH * row["amplitude"] * region
     return np.stack([against - evidence, in_favour + evidence])
+
+
+def _agree(plan: DrawingPlan, row: dict[str, Any], share: float) -> bool:
+    """Whether all models say the same of a knee."""
+    return bool(np.random.default_rng([plan.seed, row["subject_id"], 99]).random() < share)
 
 
 def _logits(cam: NDArray[np.floating]) -> dict[str, Any]:

@@ -61,9 +61,9 @@ class CamNumbers:
 
 
 def cell_weights(pixels: FloatArray, grid: tuple[int, int]) -> FloatArray:
-    """Weights of pixels as weights of the cells of a coarser grid, shape `grid`."""
-    rows = interpolation_matrix(grid[0], pixels.shape[0])
-    columns = interpolation_matrix(grid[1], pixels.shape[1])
+    """Weights of pixels, shape (..., H, W), as those of the cells of a coarser `grid`."""
+    rows = interpolation_matrix(grid[0], pixels.shape[-2])
+    columns = interpolation_matrix(grid[1], pixels.shape[-1])
     return rows.T @ pixels @ columns
 
 

@@ -15,13 +15,14 @@ Here: arithmetic, arrays in and out. Not here: which maps, or the averages thems
 (`sql/association/dl_guided_biomarkers.sql`).
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 
 import numpy as np
 from numpy.typing import NDArray
 
 from models.cam_biomarkers import cell_weights
-from models.cam_views import rectified, upsampled
+from models.cam_views import enlarged_extremes, rectified
 
 FloatArray = NDArray[np.floating]
 Grid = tuple[int, int]
@@ -70,39 +71,42 @@ def rectified_cells(maps: FloatArray, size: Grid = (224, 224)) -> RectifiedCells
     if not np.isfinite(maps).all():
         raise ValueError("a map holds NaN or infinity; look for NaN in its image or network")
     cells = rectified(maps.astype(np.float64))
-    large = upsampled(cells, size)
-    return RectifiedCells(cells, large.min(axis=(1, 2)), large.max(axis=(1, 2)))
+    return RectifiedCells(cells, *enlarged_extremes(cells, size))
 
 
 def cell_sums(
-    values: FloatArray, region: NDArray[np.bool_], area_mm2: FloatArray, grid: Grid
-) -> CellSums:
+    values: FloatArray, regions: NDArray[np.bool_], area_mm2: FloatArray, grid: Grid
+) -> list[CellSums]:
     """What each cell of a grid sees of a map; pixels without a value are in neither sum.
 
     Args:
         values: a biomarker's map, NaN where it has no value, shape (n_phi, n_theta).
-        region: the pixels looked at, same shape.
-        area_mm2: surface a pixel stands for, same shape; NaN counts as none.
+        regions: the pixels looked at, shape (n_region, n_phi, n_theta).
+        area_mm2: surface a pixel stands for, shape (n_phi, n_theta); NaN counts as none.
         grid: the Grad-CAM's cells along phi and theta.
+
+    Returns:
+        The sums of each region.
 
     Raises:
         ValueError: shapes that differ.
     """
-    if not values.shape == region.shape == area_mm2.shape:
+    if not values.shape == regions.shape[1:] == area_mm2.shape:
         raise ValueError(
-            f"a map of shape {values.shape} with a region of {region.shape} and areas of "
+            f"a map of shape {values.shape} with regions of {regions.shape[1:]} and areas of "
             f"{area_mm2.shape}"
         )
-    has_value = region & np.isfinite(values)
+    has_value = np.isfinite(values)
     value = np.where(has_value, values, 0.0).astype(np.float64)
-    weight = has_value.astype(np.float64)
     area = np.where(has_value, np.nan_to_num(area_mm2), 0.0).astype(np.float64)
-    return CellSums(
-        cell_weights(value, grid),
-        cell_weights(weight, grid),
-        cell_weights(value * area, grid),
-        cell_weights(area, grid),
-    )
+    of_pixel = np.stack([value, has_value.astype(np.float64), value * area, area])
+    return [CellSums(*cell_weights(of_pixel * region, grid)) for region in regions]
+
+
+def added(sums: Sequence[CellSums]) -> CellSums:
+    """Sums of a region made of several that have no pixel in common."""
+    names = [field.name for field in fields(CellSums)]
+    return CellSums(*(sum(getattr(one, name) for one in sums) for name in names))
 
 
 def guided_average(sums: CellSums, cells: FloatArray, lowest: float, highest: float) -> float:

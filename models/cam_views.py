@@ -97,6 +97,39 @@ def upsampled(
     return (rows @ maps @ columns.T).astype(np.result_type(maps.dtype, np.float32))
 
 
+def enlarged_extremes(
+    maps: FloatArray, size: tuple[int, int] = (224, 224)
+) -> tuple[FloatArray, FloatArray]:
+    """Lowest and highest pixel of each map once `upsampled`, without enlarging all of it.
+
+    Between the centres of two cells the enlarged map is linear along either axis, so its extremes
+    lie in the first or last pixel there.
+
+    Args:
+        maps: shape (..., h, w), phi before theta.
+        size: pixels of the image.
+    """
+    rows, columns = (
+        interpolation_matrix(cells, pixels)[_patch_ends(cells, pixels)]
+        for cells, pixels in zip(maps.shape[-2:], size, strict=True)
+    )
+    at_ends = rows @ maps @ columns.T
+    return at_ends.min(axis=(-2, -1)), at_ends.max(axis=(-2, -1))
+
+
+def _cell_position(n_cells: int, n_pixels: int) -> FloatArray:
+    """Where each pixel's centre lies along an axis, in cells from the first one's centre."""
+    return (np.arange(n_pixels) + 0.5) * (n_cells / n_pixels) - 0.5
+
+
+@cache
+def _patch_ends(n_cells: int, n_pixels: int) -> NDArray[np.int64]:
+    """First and last pixel between each two cell centres."""
+    below = np.floor(_cell_position(n_cells, n_pixels))
+    first = np.flatnonzero(np.diff(below, prepend=below[0] - 1))
+    return np.union1d(first, np.append(first[1:] - 1, n_pixels - 1))
+
+
 @cache
 def interpolation_matrix(n_cells: int, n_pixels: int, *, periodic: bool = False) -> FloatArray:
     """Weights of the cells in each pixel along one axis, shape (n_pixels, n_cells); rows sum to 1.
@@ -104,7 +137,7 @@ def interpolation_matrix(n_cells: int, n_pixels: int, *, periodic: bool = False)
     Its transpose takes weights of pixels to weights of cells: a sum over the enlarged map is a sum
     over the grid.
     """
-    position = (np.arange(n_pixels) + 0.5) * (n_cells / n_pixels) - 0.5
+    position = _cell_position(n_cells, n_pixels)
     below = np.floor(position).astype(int)
     share = position - below
     neighbours = np.stack([below, below + 1])

@@ -22,7 +22,7 @@ from lake.errors import LakeError
 from lake.keys import TIMEPOINTS
 from lake.store import Lake
 from models.cam_biomarkers import MapRegions
-from models.cam_cells import CellSums, Grid, cell_sums, rectified_cells
+from models.cam_cells import CellSums, Grid, added, cell_sums, rectified_cells
 from models.gradcam import Target, target_of
 from pipeline.config import CODE_VERSION, Settings, Step, config_hash
 from pipeline.predictions import knee_regions
@@ -224,15 +224,22 @@ def knee_cell_sums(
         for row, of_knee, wanted in zip(some, maps, their, strict=True):
             region = regions[row["knee_visit"]]
             yield {
-                (biomarker, compartment): cell_sums(
-                    values, _pixels(region, compartment), region.area_mm2, wanted[biomarker]
-                )
+                (biomarker, compartment): sums
                 for biomarker, values in of_knee.items()
-                for compartment in compartments
+                for compartment, sums in _by_compartment(
+                    values, region, wanted[biomarker], compartments
+                ).items()
             }
 
 
-def _pixels(region: MapRegions, compartment: str) -> NDArray[np.bool_]:
-    if compartment == "whole":
-        return region.shown
-    return region.shown & (region.medial if compartment == "medial" else ~region.medial)
+def _by_compartment(
+    values: NDArray[np.floating], region: MapRegions, grid: Grid, compartments: Sequence[str]
+) -> dict[str, CellSums]:
+    """Sums of the compartments asked for; the whole bone is its two sides together."""
+    if tuple(compartments) == ("whole",):
+        [whole] = cell_sums(values, region.shown[None], region.area_mm2, grid)
+        return {"whole": whole}
+    sides = np.stack([region.shown & region.medial, region.shown & ~region.medial])
+    medial, lateral = cell_sums(values, sides, region.area_mm2, grid)
+    found = {"whole": added([medial, lateral]), "medial": medial, "lateral": lateral}
+    return {name: found[name] for name in compartments}

@@ -139,7 +139,8 @@ def test_a_second_run_does_nothing_and_a_new_model_costs_its_own_cells(study, fi
 def planted(cells: np.ndarray, values: np.ndarray, scaling: str) -> tuple[float | None, float]:
     """The average of a map by a Grad-CAM of given cells: by the macro, and by the module."""
     made = rectified_cells(cells[None].astype(float))
-    sums = cell_sums(values, np.ones_like(values, bool), np.ones_like(values), cells.shape)
+    everywhere = np.ones((1, *values.shape), bool)
+    [sums] = cell_sums(values, everywhere, np.ones_like(values), cells.shape)
     with duckdb.connect() as connection:
         load_macros(connection)
         [(found,)] = connection.execute(

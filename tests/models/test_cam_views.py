@@ -4,7 +4,13 @@ import numpy as np
 import pytest
 import torch
 
-from models.cam_views import interpolation_matrix, rectified, scaled, upsampled
+from models.cam_views import (
+    enlarged_extremes,
+    interpolation_matrix,
+    rectified,
+    scaled,
+    upsampled,
+)
 
 
 @pytest.fixture
@@ -54,3 +60,12 @@ def test_scaling_spans_zero_to_one_and_flags_what_has_no_scale(maps: np.ndarray)
 def test_maps_are_not_made_smaller(maps: np.ndarray) -> None:
     with pytest.raises(ValueError, match="cannot be enlarged"):
         upsampled(maps, (4, 224))
+
+
+@pytest.mark.parametrize("grid", [(7, 7), (14, 14), (5, 9), (1, 3), (224, 224)])
+def test_extremes_are_those_of_the_enlarged_maps(grid):
+    maps = np.random.default_rng(6).standard_normal((40, *grid))
+    large = upsampled(maps)
+    lowest, highest = enlarged_extremes(maps)
+    np.testing.assert_allclose(lowest, large.min(axis=(1, 2)), rtol=1e-12)
+    np.testing.assert_allclose(highest, large.max(axis=(1, 2)), rtol=1e-12)
