@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import t
 
 from benchmarks.drawn_images import draw_images, split_rows
 from imaging.labels import Bone
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
 N_KNEES = 1500
 MODELS: tuple[tuple[Bone, str], ...] = (("femur", "thickness"),)
 LEAST_SHARE, LEAST_RATIO = 0.9, 3.0
-PERMUTATIONS = range(11, 17)
+PERMUTATIONS = range(11, 21)
 """Seeds of the permuted labels, a network each."""
 EFFECT = PlantedEffect(severity=0.0)
 """Amplitude is all that ties the maps to pain, so the Bayes AUC is exact."""
@@ -110,6 +111,12 @@ def null_interval(is_case: NDArray[np.bool_]) -> tuple[float, float]:
     n_case, n_control = int(is_case.sum()), int((~is_case).sum())
     sd = np.sqrt((n_case + n_control + 1) / (12 * n_case * n_control))
     return float(0.5 - 1.96 * sd), float(0.5 + 1.96 * sd)
+
+
+def mean_interval(values: NDArray[np.float64]) -> tuple[float, float]:
+    """95 % interval of a mean (Student)."""
+    margin = t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values))
+    return float(values.mean() - margin), float(values.mean() + margin)
 
 
 def mass_ratio(cohort: PlantedCohort, maps: NDArray[np.floating]) -> float:
@@ -201,14 +208,15 @@ def run() -> None:
         print(f"CPU s of training {real.cpu_seconds:.0f} ({real.epochs} epochs)")
         print(
             "| CAM mass in the region over its share of the surface | trained "
-            "| permuted labels: mean (lowest, highest) |"
+            "| permuted labels: mean (its 95 % interval; lowest, highest) |"
         )
         print("|---|---|---|")
         for name, ratio in real.mass_ratio.items():
-            of_nulls = [null.mass_ratio[name] for null in nulls]
+            of_nulls = np.array([null.mass_ratio[name] for null in nulls])
+            low, high = mean_interval(of_nulls)
             print(
-                f"| {name} | {ratio:.2f} | {np.mean(of_nulls):.2f} "
-                f"({min(of_nulls):.2f}, {max(of_nulls):.2f}) |"
+                f"| {name} | {ratio:.2f} | {of_nulls.mean():.2f} ({low:.2f} to {high:.2f}; "
+                f"{of_nulls.min():.2f}, {of_nulls.max():.2f}) |"
             )
         ratio = real.mass_ratio["contrastive beyond the average knee, knees with pain"]
         print(f"beyond the average knee: {ratio:.2f} ({_verdict(ratio >= LEAST_RATIO)})\n")

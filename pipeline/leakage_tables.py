@@ -67,9 +67,9 @@ READINGS: Mapping[str, Mapping[tuple[bool, bool], str]] = {
         "not specific to the evidence the average was weighted with.",
         (True, False): "Weighted with the other class it adds nothing detectable: what "
         "is added is specific to the evidence the average was weighted with.",
-        (False, True): "Only evidence for the other class adds. A network may code pain as evidence "
-        "for no pain that is missing; its map of no pain is then where it looks. Look at both maps "
-        "before naming a place.",
+        (False, True): "Only evidence for the other class adds. A network may code pain as "
+        "evidence for no pain that is missing; its map of no pain is then where it looks. Look at "
+        "both maps before naming a place.",
         (False, False): "The evidence for neither class adds anything detectable.",
     },
     "dl_given_logit": {
