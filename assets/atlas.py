@@ -23,7 +23,6 @@ from assets.metadata import (
     quarantine_preview,
     registry_schema,
     row_count,
-    select,
     step_metadata,
 )
 from assets.partitions import TIMEPOINT_PARTITIONS
@@ -31,6 +30,7 @@ from assets.resources import ClusterResource, LakeResource, ProgressResource
 from lake.tables import TABLES
 from pipeline.config import CODE_VERSION
 from pipeline.map_comparisons import COMPARISONS, Comparison, ComparisonOptions
+from sql.reading import fetch
 
 GROUP = "association"
 OWNERS = ["team:imaging"]
@@ -72,8 +72,8 @@ def atlas(config: AtlasConfig, lake: LakeResource) -> dg.MaterializeResult:
     )
     store = lake.snapshot()
     with store.connect() as now:
-        bones = select(now, "FROM atlas_bones ORDER BY bone")
-        candidates = select(now, "FROM reference_candidates ORDER BY reference_rank LIMIT 10")
+        bones = fetch(now, "FROM atlas_bones ORDER BY bone")
+        candidates = fetch(now, "FROM reference_candidates ORDER BY reference_rank LIMIT 10")
     return dg.MaterializeResult(
         data_version=dg.DataVersion(store.data_version("atlas_bones")),
         metadata={
@@ -121,7 +121,7 @@ def correspondences(
     settings, timepoint = lake.settings(), context.partition_key
     store = lake.snapshot()
     with store.connect() as now:
-        has_atlas = bool(select(now, "SELECT count(*) AS n FROM atlas_bones")["n"][0])
+        has_atlas = bool(fetch(now, "SELECT count(*) AS n FROM atlas_bones")["n"][0])
     if not has_atlas:
         return dg.MaterializeResult(
             data_version=dg.DataVersion("waiting"),
@@ -136,7 +136,7 @@ def correspondences(
     )
     store = lake.snapshot()
     with store.connect() as now:
-        quality = select(
+        quality = fetch(
             now,
             "SELECT bone, count(*) AS n, avg(distance_mm) AS mean_distance_mm, "
             "max(distance_mm) AS largest_distance_mm, max(flipped_share) AS largest_flipped_share, "
@@ -182,7 +182,7 @@ def atlas_maps(
     report = materialize_atlas_maps(lake.open(), timepoint, progress=progress.to(context.log))
     store = lake.snapshot()
     with store.connect() as now:
-        counts = select(
+        counts = fetch(
             now,
             "SELECT bone, biomarker, quantity, count(*) AS n_knee_visits FROM atlas_maps "
             "WHERE timepoint = $timepoint GROUP BY ALL ORDER BY ALL",

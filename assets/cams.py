@@ -21,7 +21,6 @@ from assets.metadata import (
     previous_figure,
     registry_schema,
     row_count,
-    select,
 )
 from assets.partitions import TIMEPOINT_PARTITIONS
 from assets.resources import ClusterResource, LakeResource, ProgressResource
@@ -29,6 +28,7 @@ from lake.store import Lake
 from lake.tables import TABLES
 from models.gradcam import Target
 from pipeline.config import CODE_VERSION
+from sql.reading import fetch
 
 GROUP = "learning"
 OWNERS = ["team:learning"]
@@ -77,7 +77,7 @@ def _mean_maps(
     shown = {}
     targets: tuple[Target, ...] = ("pain", "no_pain")
     for target in targets:
-        knees = select(
+        knees = fetch(
             now,
             "SELECT DISTINCT knee_visit FROM cam_locations JOIN cam_index "
             "USING (task, bone, strategy, knee_visit) WHERE task = 'chronic_pain' "
@@ -150,7 +150,7 @@ def predictions_and_cams(
             # A run that computed nothing shows again what the last one drew.
             before = {name: previous_figure(context, "cam_maps", name) for name in names}
             shown = {name: drawn for name, drawn in before.items() if drawn is not None}
-        models = select(
+        models = fetch(
             now,
             "SELECT task, bone, strategy, count(*) AS n_knee_visits, "
             "count(*) FILTER (WHERE predicted) AS n_predicted_yes FROM predictions "
@@ -218,7 +218,7 @@ def cam_sanity(config: SanityConfig, lake: LakeResource) -> dg.MaterializeResult
     store = lake.snapshot()
     options = SanityOptions(**config.model_dump())
     with store.connect() as now:
-        n_maps = select(
+        n_maps = fetch(
             now,
             "SELECT count(*) AS n FROM cam_locations WHERE task = 'chronic_pain' "
             "AND bone = $bone AND strategy = $strategy AND split = 'test'",

@@ -20,13 +20,13 @@ from assets.metadata import (
     quarantine_preview,
     registry_schema,
     row_count,
-    select,
     step_metadata,
 )
 from assets.partitions import TIMEPOINT_PARTITIONS
 from assets.resources import LakeResource, ProgressResource
 from lake.tables import TABLES
 from pipeline.config import CODE_VERSION
+from sql.reading import fetch
 
 GROUP = "learning"
 OWNERS = ["team:learning"]
@@ -86,7 +86,7 @@ def map_ranges(
         lake.open(), options, refit=config.refit, progress=progress.to(context.log)
     )
     with lake.snapshot().connect() as now:
-        rows = select(
+        rows = fetch(
             now,
             "SELECT DISTINCT bone, biomarker, minimum, maximum, n_knee_visit, n_value "
             "FROM map_ranges WHERE ranges_id = $ranges_id ORDER BY ALL",

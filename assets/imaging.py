@@ -24,7 +24,6 @@ from assets.metadata import (
     quarantine_preview,
     registry_schema,
     row_count,
-    select,
     step_metadata,
 )
 from assets.partitions import TIMEPOINT_PARTITIONS
@@ -35,6 +34,7 @@ from lake.keys import BIOMARKER_UNITS
 from lake.store import Lake
 from lake.tables import TABLES
 from pipeline.config import CODE_VERSION
+from sql.reading import fetch
 
 GROUP = "imaging"
 OWNERS = ["team:imaging"]
@@ -290,7 +290,7 @@ def _agreement(now: duckdb.DuckDBPyConnection, timepoint: str) -> Figure | None:
     """Bland-Altman plots of a visit: mean on the surface against mean on the map."""
     from pipeline.figures import bland_altman_figure
 
-    agreement = select(
+    agreement = fetch(
         now,
         "FROM map_agreement WHERE timepoint = $1 ORDER BY knee_visit, bone, biomarker",
         [timepoint],

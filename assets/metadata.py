@@ -8,7 +8,7 @@ import base64
 import io
 import resource
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
@@ -17,6 +17,7 @@ import polars as pl
 
 from assets.sql_sources import tables_read
 from lake.tables import TABLES, Column, Table
+from sql.reading import fetch
 
 if TYPE_CHECKING:
     from pipeline.steps import StepReport
@@ -63,15 +64,6 @@ def query_schema(
         description = f"{meaning} Unit: {unit}." if unit else meaning
         columns.append(dg.TableColumn(name, kind, description=description or None))
     return dg.TableSchema(columns=columns)
-
-
-def select(
-    connection: duckdb.DuckDBPyConnection,
-    query: str,
-    values: Mapping[str, Any] | Sequence[Any] | None = None,
-) -> pl.DataFrame:
-    """The result of a query on a connection that is already open."""
-    return pl.DataFrame(connection.sql(query, params=values).to_arrow_table())
 
 
 def _plain(value: Any) -> str | int | float | bool | None:
@@ -146,7 +138,7 @@ def quarantine_preview(
     connection: duckdb.DuckDBPyConnection, stage: str, timepoint: str
 ) -> dict[str, Any]:
     """What a step refused at a visit: how many, and by reason with what to do."""
-    reasons = select(
+    reasons = fetch(
         connection,
         "SELECT reason, count(*) AS n, any_value(file ORDER BY file) AS example, "
         "any_value(what ORDER BY file) AS what, any_value(remedy ORDER BY file) AS remedy "

@@ -17,11 +17,12 @@ import dagster as dg
 import sql
 from assets.column_lineage import view_lineage
 from assets.imaging import TABLE_ASSETS
-from assets.metadata import PREVIEW_ROWS, preview, query_schema, select
+from assets.metadata import PREVIEW_ROWS, preview, query_schema
 from assets.resources import LakeResource
 from assets.sql_sources import relations_read, tables_read
 from lake.store import Lake
 from lake.tables import TABLES
+from sql.reading import fetch
 
 GROUPS = ("biomarkers", "cohort", "association", "learning")
 OWNERS = {
@@ -136,7 +137,7 @@ def sql_asset(file: sql.SqlFile) -> dg.AssetsDefinition:
         rows = f"(\n{file.text}\n)"
         with store.connect(query=file.text) as connection:
             counted = connection.execute(f"SELECT count(*) FROM {rows}").fetchall()  # noqa: S608
-            first = select(connection, f"FROM {rows} ORDER BY ALL LIMIT {PREVIEW_ROWS}")
+            first = fetch(connection, f"FROM {rows} ORDER BY ALL LIMIT {PREVIEW_ROWS}")
             schema = query_schema(connection, file.text, column_notes(file))
         return dg.MaterializeResult(
             data_version=dg.DataVersion(result_version(store, file)),

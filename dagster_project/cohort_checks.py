@@ -11,10 +11,10 @@ import dagster as dg
 import sql
 from assets.clinical import CLINICAL_TABLES
 from assets.imaging import TABLE_ASSETS
-from assets.metadata import select
 from assets.resources import LakeResource
 from assets.sql_sources import relations_read
 from dagster_project.checks import rows_result, rules_result
+from sql.reading import fetch
 
 GROUP = "cohort_checks"
 WARNINGS_ONLY = frozenset({"split_independence"})
@@ -48,7 +48,7 @@ def cohort_check(file: sql.SqlFile) -> dg.AssetChecksDefinition:
     )
     def evaluate(lake: LakeResource) -> dg.AssetCheckResult:
         with lake.snapshot().connect() as connection:
-            found = select(connection, file.text)
+            found = fetch(connection, file.text)
         return rows_result(found, severity)
 
     return evaluate

@@ -18,6 +18,7 @@ from lake.batch import Batch, Swept, staging_folders, sweep, writer_lock
 from lake.errors import LakeError
 from lake.maps import MapPart, open_maps, read_map
 from lake.tables import TABLES, Table
+from sql.reading import fetch
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -169,7 +170,7 @@ class Lake:
         """
         with self._connect_for(query, settings) as connection:
             views.require_read_only(connection, query)
-            return pl.DataFrame(connection.sql(query, params=params).to_arrow_table())
+            return fetch(connection, query, params)
 
     def query(self, name: str, params: Mapping[str, Any] | None = None) -> pl.DataFrame:
         """Run a shipped SQL file, `<group>/<name>`.

@@ -22,6 +22,7 @@ from pipeline.manuscript import table_files
 from pipeline.regression_figures import forest_plot, panels
 from pipeline.regression_tables import caution_notes, differences, table_2, table_3
 from pipeline.regressions import RESULT_TABLES, Results, fingerprint, is_current, store
+from sql.reading import fetch
 from stats.source import load_macros
 
 Tables = Mapping[str, pl.DataFrame]
@@ -53,12 +54,6 @@ class Run:
     input_fingerprint: str
 
 
-def _rows(
-    connection: duckdb.DuckDBPyConnection, query: str, values: list[str] | None = None
-) -> pl.DataFrame:
-    return pl.DataFrame(connection.sql(query, params=values).to_arrow_table())
-
-
 def _run(
     lake: Lake,
     settings: Settings,
@@ -73,7 +68,7 @@ def _run(
         connection.execute("SET threads = 1")
         # Once: the views behind the cases are deep, and the models read them many times.
         connection.execute(f"CREATE TEMP TABLE {ROWS} AS {cases}")
-        rows = _rows(connection, f"FROM {ROWS}")
+        rows = fetch(connection, f"FROM {ROWS}")
         identity = fingerprint(rows, {**(choices or {}), "queries": queries})
         computed = not is_current(connection, analysis, identity)
         if computed:
@@ -86,9 +81,9 @@ def _run(
 def _stored(lake: Lake, analysis: str, *, computed: bool) -> Run:
     read = " ".join(f"FROM {name}" for name in ("analyses", *RESULT_TABLES))
     with lake.connect(query=read) as connection:
-        [run] = _rows(connection, "FROM analyses WHERE analysis = $1", [analysis]).to_dicts()
+        [run] = fetch(connection, "FROM analyses WHERE analysis = $1", [analysis]).to_dicts()
         tables = {
-            name: _rows(
+            name: fetch(
                 connection,
                 f"SELECT * EXCLUDE (analysis, batch_id) FROM {name} "  # noqa: S608 - registry names
                 "WHERE analysis = $1 ORDER BY ALL",

@@ -21,6 +21,7 @@ from pipeline.atlas import AtlasBone, read_atlas
 from pipeline.config import CODE_VERSION, Settings
 from pipeline.regressions import is_current
 from pipeline.spm_results import NOTES, store_refusal, store_spm
+from sql.reading import fetch
 from stats.errors import StatisticsError
 from stats.permutation import PermutationOptions
 from stats.source import load_macros
@@ -256,7 +257,7 @@ def _make_cases(
         f"SEMI JOIN (SELECT knee_visit FROM {_relation(comparison)} WHERE {quantity}) "
         "USING (knee_visit) ORDER BY knee_visit"
     )
-    cases = pl.DataFrame(connection.sql(f"FROM {CASES} ORDER BY knee_visit").to_arrow_table())
+    cases = fetch(connection, f"FROM {CASES} ORDER BY knee_visit")
     [(n_all,)] = connection.execute("SELECT count(*) FROM of_groups").fetchall()
     return cases, int(n_all) - len(cases)
 

@@ -19,6 +19,7 @@ from lake.tables import TABLES
 from lake.views import VIEW_GROUPS
 from pipeline.association import Run, stored_run
 from pipeline.config import Settings
+from sql.reading import fetch
 
 RESULTS_OF = "an analysis"
 """In place of the asset of a table of results, which every analysis writes."""
@@ -50,8 +51,7 @@ class Reading:
             # Once: a connection with choices of its own makes every view anew.
             choices = {"min_models_correct": self.settings.min_models_correct}
             self._chosen.append(self.lake.connect(choices))
-        found = self._chosen[0].sql(query, params=values or None)
-        return pl.DataFrame(found.to_arrow_table())
+        return fetch(self._chosen[0], query, values or None)
 
     def rows(self, relation: str) -> pl.DataFrame:
         """A table or view, in an order of its own, without the batches.

@@ -14,6 +14,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from sql.reading import fetch
 from stats.errors import StatisticsError
 from stats.identifiers import quote_identifier
 from stats.spm_design import (
@@ -263,7 +264,7 @@ def spm(
     source = _source(connection, maps, cases, design, layout, extra_maps, confidence)
     text = statement_text(source.statement, source.cases)
     try:
-        points = pl.DataFrame(pl.from_arrow(connection.sql(text).to_arrow_table()))
+        points = fetch(connection, text)
     except duckdb.ConversionException as error:
         raise StatisticsError(
             f"the rows of the maps {maps!r} do not all hold {source.statement.width} numbers: "

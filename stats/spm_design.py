@@ -7,6 +7,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from sql.reading import fetch
 from stats.errors import StatisticsError
 from stats.identifiers import quote_identifier, quote_literal
 
@@ -189,12 +190,12 @@ def read_cases(
     order = quote_identifier(design.position if positions else design.case)
     selected = ", ".join(f"{sql} AS x{index}" for index, (_, sql) in enumerate(named, 1))
     block = "NULL" if design.block is None else quote_identifier(design.block)
-    frame = connection.sql(
+    used = fetch(
+        connection,
         f"SELECT {quote_identifier(design.case)} AS case_key, {block} AS block, "
         f"{order if positions else 'NULL'} AS position, {selected} "
-        f"FROM {relation} WHERE {condition} ORDER BY {order}"
-    ).to_arrow_table()
-    used = pl.DataFrame(pl.from_arrow(frame))
+        f"FROM {relation} WHERE {condition} ORDER BY {order}",
+    )
     total = connection.execute(f"SELECT count(*) FROM {relation}").fetchall()[0][0]
     _refuse_repeated(connection, relation, design.case, cases)
     columns = used.select(f"x{index}" for index in range(1, len(named) + 1)).to_numpy()

@@ -8,6 +8,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from sql.reading import fetch
 from stats.clusters import (
     CLUSTER_SCHEMA,
     cluster_labels,
@@ -306,7 +307,7 @@ def _family_q(connection: duckdb.DuckDBPyConnection, points: pl.DataFrame) -> pl
     """Benjamini-Hochberg over every tested vertex of every map, in SQL."""
     cursor = connection.cursor()
     cursor.register("family_points", points.select("ln_p").with_row_index("vertex_row"))
-    q = pl.DataFrame(pl.from_arrow(cursor.sql(_FAMILY_Q).to_arrow_table()))
+    q = fetch(cursor, _FAMILY_Q)
     cursor.close()
     return (
         points.with_row_index("vertex_row")
