@@ -104,9 +104,10 @@ def _mean_maps(
         _spec(
             "cam_maps",
             "cam_index",
-            "Raw signed Grad-CAM at the last block of both classes, for the held-out knees, as "
-            "half-precision Zarr parts found through `cam_index`; their sum and the class's bias "
-            "are the logit. Rectified, scaled and enlarged views are derived when they are read.",
+            "Raw signed Grad-CAM of both classes, for the held-out knees, as half-precision Zarr "
+            "parts found through `cam_index`. At the last block, the paper's, their sum and the "
+            "class's bias are the logit; KNEELAKE_EXPLANATION takes an earlier one. Rectified, "
+            "scaled and enlarged views are derived when they are read.",
             {"python", "zarr"},
         ),
         _spec(

@@ -948,7 +948,7 @@ _ALL = (
     ),
     Table(
         "cam_biomarkers",
-        "Numbers of each rectified Grad-CAM at the last block: one row per task, bone, strategy, "
+        "Numbers of each rectified Grad-CAM: one row per task, bone, strategy, "
         "knee-visit and target. Shares are NULL where the map is all zero.",
         (
             *prediction_key(),

@@ -4,14 +4,15 @@ For a network that ends in global average pooling and one linear layer, the grad
 respect to channel k of the last block is w_ck / (H W) at every cell. Grad-CAM there needs no
 backward pass: cam_c = (1 / (H W)) sum_k w_ck A_k, from the forward pass that gives the logits. The
 map is signed and complete: its sum plus the bias is the logit, so it says where all of the evidence
-lies. Other layers and Grad-CAM++ go through autograd.
+lies. Other layers and Grad-CAM++ go through autograd. Cells of earlier blocks are smaller; HiResCAM
+weights each by its own gradient, Grad-CAM by the map's average, which is not faithful there.
 
 Sources: the paper's Methods; Selvaraju et al. 2017 (doi:10.1109/ICCV.2017.74); HiResCAM: Draelos
 and Carin 2020 (arXiv:2011.08891); Grad-CAM++: Chattopadhay et al. 2018
 (doi:10.1109/WACV.2018.00097).
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
@@ -33,6 +34,47 @@ METHODS: tuple[Method, ...] = get_args(Method)
 TARGETS: tuple[Target, ...] = get_args(Target)
 LAST_BLOCK = "layer4"
 """The last convolutional block of a ResNet, the layer of the paper's maps."""
+BLOCKS = (LAST_BLOCK, "layer3", "layer2")
+"""Where evidence may be read: 7, 14 and 28 cells along each side of an image of 224 pixels."""
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """How a network's evidence is read.
+
+    Attributes:
+        method: `grad_cam`, or `hires_cam`. Both are linear in the gradient, so that the map of pain
+            less no pain is that of pain less that of no pain.
+        layer: the block whose cells it is laid out on; the paper's is the last.
+
+    Raises:
+        ModelError: another method or layer.
+    """
+
+    method: Method = "grad_cam"
+    layer: str = LAST_BLOCK
+
+    def __post_init__(self) -> None:
+        if self.method not in ("grad_cam", "hires_cam") or self.layer not in BLOCKS:
+            raise ModelError(
+                f"{self} is no way to read evidence; give grad_cam or hires_cam, a colon, and "
+                f"{', '.join(BLOCKS)}"
+            )
+
+    @classmethod
+    def of(cls, text: str) -> "Explanation":
+        """From its text, such as `hires_cam:layer2`.
+
+        Raises:
+            ModelError: another method or layer.
+        """
+        method, _, layer = text.partition(":")
+        return cls(method, layer or LAST_BLOCK)  # type: ignore[arg-type]
+
+    def __str__(self) -> str:
+        """Its text."""
+        return f"{self.method}:{self.layer}"
+
 
 _Classes = TypeVar("_Classes", "torch.Tensor", NDArray[Any])
 
@@ -93,6 +135,36 @@ def class_maps(
     return ClassMaps(logits, maps.unflatten(2, (height, width)))
 
 
+def explained_maps(
+    network: "nn.Module",
+    images: "torch.Tensor",
+    explanation: Explanation,
+    *,
+    precision: Precision = "float32",
+) -> ClassMaps:
+    """Logits and the raw maps of both classes; at the last block in closed form.
+
+    Args:
+        network: in eval mode.
+        images: normalised, shape (n, 3, H, W), on the network's device.
+        explanation: how evidence is read.
+        precision: of the convolutions.
+
+    Raises:
+        GradCamError: as `class_maps` or `gradient_cam`.
+    """
+    import torch
+
+    if explanation.layer == LAST_BLOCK:
+        # HiResCAM and Grad-CAM are the same map there.
+        return class_maps(network, images, precision=precision)
+    logits, features, gradients = _gradients(network, images, explanation.layer, precision)
+    if logits.shape[1] != len((NO, YES)):
+        raise GradCamError(f"expected the two classes no pain and pain, not {logits.shape[1]}")
+    maps = [_linear_map(features, one, explanation.method) for one in gradients]
+    return ClassMaps(logits, torch.stack(maps, dim=1))
+
+
 def gradient_cam(
     network: "nn.Module",
     images: "torch.Tensor",
@@ -124,10 +196,27 @@ def gradient_cam(
         GradCamError: unknown layer, method or target, a network that is training or whose layer
             has no spatial output.
     """
-    import torch
-
     if method not in METHODS:
         raise GradCamError(f"{method} is not a method; use one of {', '.join(METHODS)}")
+    logits, features, (gradients,) = _gradients(
+        network, images, layer, precision, lambda own: [target_of(own, target, own)]
+    )
+    del logits
+    if method == "grad_cam_plus_plus":
+        return (_plus_plus_weights(features, gradients) * features).sum(1)
+    return _linear_map(features, gradients, method)
+
+
+def _gradients(
+    network: "nn.Module",
+    images: "torch.Tensor",
+    layer: str,
+    precision: Precision,
+    scores_of: "Callable[[torch.Tensor], Sequence[torch.Tensor]] | None" = None,
+) -> "tuple[torch.Tensor, torch.Tensor, list[torch.Tensor]]":
+    """Logits, a layer's output, and its gradient of some scores; of each logit where None."""
+    import torch
+
     _require_eval(network)
     # Only what comes after the layer is differentiated: no gradient of any weight is computed.
     with (
@@ -138,16 +227,22 @@ def gradient_cam(
         logits = network(images)
         if len(taken) != 1:
             raise GradCamError(f"{layer} is used {len(taken)} times; choose a layer used once")
-        scores = target_of(logits.float(), target, logits)
-        (gradients,) = torch.autograd.grad(scores.sum(), taken[0])
-    features, gradients = taken[0].detach().float(), gradients.float()
+        own = logits.float()
+        scores = list(own.T) if scores_of is None else scores_of(own)
+        gradients = [
+            torch.autograd.grad(one.sum(), taken[0], retain_graph=one is not scores[-1])[0].float()
+            for one in scores
+        ]
+    return own.detach(), taken[0].detach().float(), gradients
+
+
+def _linear_map(
+    features: "torch.Tensor", gradients: "torch.Tensor", method: Method
+) -> "torch.Tensor":
+    """HiResCAM weights cell by cell, Grad-CAM a channel by its mean gradient; (n, h, w)."""
     if method == "hires_cam":
         return (features * gradients).sum(1)
-    if method == "grad_cam":
-        weights = gradients.mean((2, 3), keepdim=True)
-    else:
-        weights = _plus_plus_weights(features, gradients)
-    return (weights * features).sum(1)
+    return (gradients.mean((2, 3), keepdim=True) * features).sum(1)
 
 
 def cam(

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from models.bank import ImageBank
 from models.folding import folded
-from models.gradcam import GradCamError, class_maps
+from models.gradcam import Explanation, GradCamError, explained_maps
 from models.normalization import IMAGENET, ChannelNormalization
 from models.training_config import Precision
 from models.training_loop import is_out_of_memory
@@ -27,8 +27,8 @@ class Predicted:
 
     Attributes:
         logits: no and yes, shape (n, 2).
-        maps: signed Grad-CAM of no and yes on the last block's grid, shape (n, 2, h, w). Half
-            precision: a cell is right to 0.05 %, and 25 knees fit into 10 kB.
+        maps: signed Grad-CAM of no and yes on the block's grid, shape (n, 2, h, w). Half
+            precision: a cell is right to 0.05 %, and 25 knees fit into 10 kB at the last block.
     """
 
     logits: NDArray[np.float32]
@@ -51,6 +51,7 @@ def predict(
     *,
     normalization: ChannelNormalization = IMAGENET,
     precision: Precision = "float32",
+    explanation: Explanation | None = None,
     batch_size: int = BATCH_SIZE,
     say: Callable[[str], None] | None = None,
 ) -> Predicted:
@@ -63,6 +64,7 @@ def predict(
         strategy: how its planes are merged.
         normalization: that the network was trained with.
         precision: of the convolutions.
+        explanation: how evidence is read; the paper's way where None.
         batch_size: images at once; halved, and said aloud, where the device's memory is full.
         say: told about that.
 
@@ -81,7 +83,7 @@ def predict(
         some = index[first : first + batch_size]
         try:
             images = bank.batch(some, strategy, normalization=normalization)
-            found = class_maps(quick, images, precision=precision)
+            found = explained_maps(quick, images, explanation or Explanation(), precision=precision)
         except RuntimeError as error:
             if batch_size == 1 or not is_out_of_memory(error):
                 raise

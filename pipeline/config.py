@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from imaging.knee import MapParameters
+from models.errors import ModelError
+from models.gradcam import Explanation
 
 Step = Literal[
     "ingest",
@@ -79,6 +81,8 @@ class Settings:
         imagenet_weights: file of a network's ImageNet weights, by network (`resnet50`).
         device: networks run on: 'cpu', 'cuda', or 'auto': a GPU where there is one.
         n_permutations: rearrangements behind family-wise p-values of maps compared on the atlas.
+        explanation: how the evidence of chronic pain and OA is read off the networks: the paper's
+            Grad-CAM at the last block, or another of `models.gradcam.Explanation`.
         min_models_correct: the k of "correct by k of 18" that makes the groups of Fig. 1; 18 is the
             paper's intersection.
     """
@@ -96,6 +100,7 @@ class Settings:
     device: str = "auto"
     n_permutations: int = 5000
     min_models_correct: int = 18
+    explanation: Explanation = field(default_factory=Explanation)
 
     @classmethod
     def from_environment(cls, **overrides: Any) -> "Settings":
@@ -103,16 +108,17 @@ class Settings:
 
         KNEELAKE_ROOT, KNEELAKE_INBOX, KNEELAKE_SCHEME, KNEELAKE_WORKERS, KNEELAKE_SEGMENTER,
         KNEELAKE_SEGMENTATION_PRESET, KNEELAKE_CLASSIFIER_PRESET, KNEELAKE_SWEEP_PRESET,
-        KNEELAKE_DEVICE, KNEELAKE_PERMUTATIONS, KNEELAKE_MIN_MODELS_CORRECT and
-        KNEELAKE_IMAGENET_WEIGHTS (`resnet50=FILE,resnet18=FILE`).
+        KNEELAKE_DEVICE, KNEELAKE_PERMUTATIONS, KNEELAKE_MIN_MODELS_CORRECT,
+        KNEELAKE_EXPLANATION (`grad_cam:layer4`) and KNEELAKE_IMAGENET_WEIGHTS
+        (`resnet50=FILE,resnet18=FILE`).
 
         Args:
             **overrides: any attribute; None leaves it to the environment.
 
         Raises:
             ValueError: KNEELAKE_WORKERS, KNEELAKE_PERMUTATIONS or KNEELAKE_MIN_MODELS_CORRECT is no
-                whole number in range, KNEELAKE_DEVICE is no device, or KNEELAKE_IMAGENET_WEIGHTS
-                names no file by network.
+                whole number in range, KNEELAKE_DEVICE is no device, KNEELAKE_EXPLANATION no way to
+                read evidence, or KNEELAKE_IMAGENET_WEIGHTS names no file by network.
         """
         given = {name: value for name, value in overrides.items() if value is not None}
         return cls(
@@ -137,6 +143,9 @@ class Settings:
             min_models_correct=_whole(
                 given, "min_models_correct", "KNEELAKE_MIN_MODELS_CORRECT", (1, 18)
             ),
+            explanation=_explanation(
+                given.pop("explanation", os.environ.get("KNEELAKE_EXPLANATION"))
+            ),
             **given,
         )
 
@@ -148,6 +157,15 @@ def _workers(asked: str | int | None) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise ValueError(f"KNEELAKE_WORKERS is {text!r}; give a whole number from 1 on")
     return int(text)
+
+
+def _explanation(asked: str | Explanation | None) -> Explanation:
+    if isinstance(asked, Explanation):
+        return asked
+    try:
+        return Explanation.of(asked) if asked else Explanation()
+    except ModelError as error:
+        raise ValueError(f"KNEELAKE_EXPLANATION: {error}") from error
 
 
 def _whole(given: dict[str, Any], name: str, variable: str, limits: tuple[int, int]) -> int:

@@ -29,7 +29,7 @@ from lake.errors import LakeError
 from lake.store import Lake
 from models.cam_cells import guided_average, rectified_cells
 from models.errors import ModelError
-from models.gradcam import target_of
+from models.gradcam import Explanation, target_of
 from models.initialization import Initialization
 from models.prediction import predict
 from models.training import Split, TrainingData, train
@@ -165,6 +165,7 @@ class _Job:
     bank: tuple[str, ...]
     maps: tuple[Row, ...]
     state_file: Path
+    explanation: Explanation
     device: str
 
 
@@ -255,7 +256,7 @@ def train_control_networks(
 
     Args:
         lake: holds images, maps and labels, and receives the averages.
-        settings: the device.
+        settings: the device, and how evidence is read.
         options: how.
         bones: whose networks.
         cluster: of the processes on a CPU.
@@ -280,7 +281,7 @@ def train_control_networks(
     for bone, strategy, control in product(bones, options.strategies, CONTROLS):
         group = Group(control, bone, strategy)
         rows = _rows(lake, group)
-        prints[group] = _fingerprint(rows, group, options)
+        prints[group] = _fingerprint(rows, group, options, settings.explanation)
         if all((control, bone, name, prints[group]) in known for name in group.biomarkers):
             unchanged.append(group)
             continue
@@ -290,7 +291,8 @@ def train_control_networks(
             failed.append((group, str(error)))
             continue
         jobs[group] = [
-            _job(lake, group, fold, options, rows, prints[group], device) for fold in folds
+            _job(lake, settings, group, fold, options, rows, prints[group], device)
+            for fold in folds
         ]
     trained: list[Group] = []
     waiting = [job for of_group in jobs.values() for job in of_group]
@@ -335,7 +337,9 @@ def _rows(lake: Lake, group: Group) -> Sequence[Row]:
     ).to_dicts()
 
 
-def _fingerprint(rows: Sequence[Row], group: Group, options: ControlOptions) -> str:
+def _fingerprint(
+    rows: Sequence[Row], group: Group, options: ControlOptions, explanation: Explanation
+) -> str:
     stated = [
         group.name,
         [list(row.values()) for row in rows],
@@ -345,6 +349,8 @@ def _fingerprint(rows: Sequence[Row], group: Group, options: ControlOptions) -> 
         CODE_VERSION[STEP],
         CODE_VERSION["classifiers"],
     ]
+    # The paper's way goes without saying, as in `predictions.computed_as`.
+    stated += [str(explanation)] * (explanation != Explanation())
     return hashlib.sha256(json.dumps(stated).encode()).hexdigest()
 
 
@@ -374,6 +380,7 @@ def _folds(rows: Sequence[Row], group: Group, options: ControlOptions) -> list[F
 
 def _job(
     lake: Lake,
+    settings: Settings,
     group: Group,
     fold: Fold,
     options: ControlOptions,
@@ -391,6 +398,7 @@ def _job(
         tuple(row["knee_visit"] for row in rows),
         tuple(row for row in rows if row["knee_visit"] in wanted),
         lake.root / STATE_FOLDER / name,
+        settings.explanation,
         device,
     )
 
@@ -426,6 +434,7 @@ def _train_job(job: _Job) -> _Averages | str:
             bank.rows_of([row["knee_visit"] for row in job.maps]),
             job.group.strategy,
             normalization=result.normalization,
+            explanation=job.explanation,
         )
         return _averages(job, target_of(predicted.maps.astype(np.float32), "pain"))
     except (ValueError, LakeError, torch.OutOfMemoryError) as error:

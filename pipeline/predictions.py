@@ -1,8 +1,9 @@
 """Every classifier on every knee-visit: predictions, Grad-CAM maps and their numbers.
 
-One forward pass gives the logits and both classes' maps, so they are computed and committed
-together. Pending is a model on an image without a row of the same fingerprint: a new visit costs
-its own knees, a model trained anew its own predictions, and a second run nothing.
+One forward pass gives the logits and both classes' maps (at a block before the last with a backward
+pass per class down to it), so they are computed and committed together. Pending is a model on an
+image without a row of the same fingerprint: a new visit costs its own knees, a model trained anew
+its own predictions, and a second run nothing.
 """
 
 import time
@@ -24,7 +25,7 @@ from lake.keys import TIMEPOINTS
 from lake.store import Lake
 from models.cam_biomarkers import MapRegions, cam_numbers, cell_centres
 from models.checkpoint import load_checkpoint
-from models.gradcam import TARGETS, target_of
+from models.gradcam import LAST_BLOCK, TARGETS, Explanation, target_of
 from models.normalization import ChannelNormalization
 from models.prediction import Predicted, predict
 from models.training_config import Precision
@@ -99,6 +100,7 @@ class _Job:
     knee_visits: tuple[str, ...]
     bank_knee_visits: tuple[str, ...]
     precision: Precision
+    explanation: Explanation
     device: str
 
 
@@ -124,7 +126,7 @@ def materialize_predictions(
 
     Args:
         lake: holds classifiers and images, and receives the results.
-        settings: the device.
+        settings: the device, and how evidence is read.
         timepoint: the visit.
         options: what is computed; the paper's where None.
         cluster: of the processes, where there is enough to do on a CPU.
@@ -143,7 +145,7 @@ def materialize_predictions(
         {
             "timepoint": timepoint,
             "cam_splits": list(options.cam_splits),
-            "precision": options.precision,
+            "computed_as": computed_as(options.precision, settings.explanation),
             "code_version": CODE_VERSION[STEP],
         },
     ).to_dicts()
@@ -151,7 +153,7 @@ def materialize_predictions(
     for row in pending:
         by_model.setdefault((row["task"], row["bone"], row["strategy"]), []).append(row)
     device = chosen_device(settings) if pending else "cpu"
-    jobs = _jobs(lake.root, by_model, options, device)
+    jobs = _jobs(lake.root, by_model, options, settings.explanation, device)
     counts = {"predictions": 0, "cam_index": 0}
     failed: list[tuple[Key, str]] = []
     ready: list[_Answered] = []
@@ -166,7 +168,7 @@ def materialize_predictions(
         is_last_of_bone = number == len(jobs) or jobs[number].key[1] != job.key[1]
         n_ready = sum(len(one.rows) for one in ready)
         if ready and (number == len(jobs) or (is_last_of_bone and n_ready >= COMMIT_CASES)):
-            batch_id = _commit(lake, timepoint, ready, options, counts)
+            batch_id = _commit(lake, settings, timepoint, ready, options, counts)
             ready = []
     return PredictionReport(
         timepoint,
@@ -180,7 +182,11 @@ def materialize_predictions(
 
 
 def _jobs(
-    root: Path, by_model: Mapping[Key, Sequence[Row]], options: PredictionOptions, device: str
+    root: Path,
+    by_model: Mapping[Key, Sequence[Row]],
+    options: PredictionOptions,
+    explanation: Explanation,
+    device: str,
 ) -> list[_Job]:
     """The models' jobs, bone by bone, so that a bone's images are read once."""
     of_bone: dict[str, set[str]] = {}
@@ -196,6 +202,7 @@ def _jobs(
             tuple(row["knee_visit"] for row in rows),
             banks[key[1]],
             options.precision,
+            explanation,
             device,
         )
         for key, rows in sorted(by_model.items(), key=lambda item: (item[0][1], item[0]))
@@ -238,6 +245,7 @@ def _predict_job(job: _Job) -> Predicted | str:
                     **{name: tuple(metadata.normalization[name]) for name in ("mean", "sd")}
                 ),
                 precision=job.precision,
+                explanation=job.explanation,
             )
     except (ValueError, LakeError, torch.OutOfMemoryError) as error:
         return str(error)
@@ -260,8 +268,17 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
+def computed_as(precision: Precision, explanation: Explanation) -> str:
+    """What predictions depend on besides networks and images; the paper's way goes without saying.
+
+    Raising `CODE_VERSION` is for what changes the numbers of one and the same choice.
+    """
+    return precision if explanation == Explanation() else f"{precision} {explanation}"
+
+
 def _commit(
     lake: Lake,
+    settings: Settings,
     timepoint: str,
     answered: Sequence[_Answered],
     options: PredictionOptions,
@@ -280,8 +297,9 @@ def _commit(
         row for one in explained for row in _number_rows(one, regions[one.key[1]])
     ]
     version = CODE_VERSION[STEP]
-    with lake.batch(STEP, timepoint, version, options.precision) as batch:
-        for part, models in _parts(explained, options):
+    made = computed_as(options.precision, settings.explanation)
+    with lake.batch(STEP, timepoint, version, made) as batch:
+        for part, models in _parts(explained, options, settings.explanation):
             relative = batch.add_array_part("cam_index", part)
             for one in models:
                 tables.setdefault("cam_index", []).extend(
@@ -337,7 +355,7 @@ def _of_cams(one: _Answered) -> _Answered:
 
 
 def _parts(
-    answered: Sequence[_Answered], options: PredictionOptions
+    answered: Sequence[_Answered], options: PredictionOptions, explanation: Explanation
 ) -> Iterator[tuple[ArrayPart, list[_Answered]]]:
     """A part for the models of a task and bone that explain the same knees on the same grid."""
     groups: dict[Any, list[_Answered]] = {}
@@ -347,14 +365,16 @@ def _parts(
         groups.setdefault((*one.key[:2], names, grid), []).append(one)
     for (task, bone, names, grid), models in groups.items():
         frame = FRAMES[bone]
+        long_name = f"signed {explanation}"
+        if explanation.layer == LAST_BLOCK:
+            long_name += "; its sum and the bias of the class are the logit"
         variables = {
             one.key[2]: Variable(
                 one.predicted.maps,
                 ("knee", "target_class", "phi", "theta"),
                 {
                     "units": "1",
-                    "long_name": "signed Grad-CAM at the last block; its sum and the bias of the "
-                    "class are the logit",
+                    "long_name": long_name,
                     "checkpoint_hash": one.rows[0]["checkpoint_hash"],
                 },
             )
@@ -370,6 +390,7 @@ def _parts(
             "task": task,
             "target_class": ["no", "yes"],
             "precision": options.precision,
+            "explanation": str(explanation),
             "code_version": CODE_VERSION[STEP],
         }
         # A knee is 200 bytes a model: they are read together.

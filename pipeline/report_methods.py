@@ -14,6 +14,7 @@ import sql
 from imaging.knee import MapParameters
 from lake.tables import TABLES
 from lake.views import VIEW_GROUPS
+from models.gradcam import Explanation
 from pipeline.config import CODE_VERSION, config_hash
 from pipeline.report_blocks import (
     Block,
@@ -87,7 +88,23 @@ def parameters(reading: Reading) -> Sequence[Block]:
             "Choices of cohort, regressions and groups, with the paper's reading as default",
             text_table(("Parameter", "Value", "Meaning", "View"), cells),
             Source("cohort_parameters", tuple(read)),
+            _evidence(reading),
         ),
+    )
+
+
+def _evidence(reading: Reading) -> tuple[str, ...]:
+    """How the evidence of the networks was read, of each visit's newest predictions."""
+    made = reading.read(
+        "SELECT DISTINCT config_hash FROM (FROM batches WHERE step = 'predictions' "
+        "QUALIFY batch_number = max(batch_number) OVER (PARTITION BY timepoint)) ORDER BY ALL"
+    )["config_hash"].to_list()
+    if not made:
+        return ()
+    told = [f"{one} {Explanation()}" if " " not in one else one for one in made]
+    return (
+        "Precision of the networks, and how their evidence is read (KNEELAKE_EXPLANATION): "
+        f"{', '.join(told)}; the paper's is {Explanation()}.",
     )
 
 

@@ -1,11 +1,11 @@
 -- Classifiers' predictions and Grad-CAM maps still to compute.
 -- Work to do is an anti-join: a model on an image that has no row of the same fingerprint. A new
--- visit, another image, another network, precision or code version makes it pending, and only it.
+-- visit, another image, another network, way to compute or code version makes it pending, and only it.
 -- An image scaled by other ranges than its model was trained with is not of that model's world: it
 -- waits until images or model are made again; so does a model trained under another split.
 -- grain: one row per task, bone, strategy and knee-visit with something to compute.
 -- assumes: $timepoint is one visit, or NULL for all; $cam_splits lists the splits whose Grad-CAM
--- maps are kept; $precision and $code_version are those of this step.
+-- maps are kept; $computed_as and $code_version are those of this step.
 -- column needs_prediction: Whether there is no prediction of this fingerprint.
 -- column needs_cam: Whether a Grad-CAM is wanted and there is none of this fingerprint.
 WITH wanted AS (
@@ -26,7 +26,7 @@ WITH wanted AS (
                 classifiers.checkpoint_hash,
                 images.part,
                 images.row,
-                $precision::VARCHAR,
+                $computed_as::VARCHAR,
                 $code_version::VARCHAR
             )
         ) AS input_fingerprint

@@ -1,5 +1,7 @@
 """DL-guided averages: exact against the enlarged map, incremental, and never a division by zero."""
 
+from dataclasses import replace
+
 import duckdb
 import numpy as np
 import pytest
@@ -9,21 +11,27 @@ from imaging.labels import COMPARTMENTS
 from lake.keys import BIOMARKER_UNITS
 from models.cam_cells import cell_sums, guided_average, rectified_cells
 from models.cam_views import rectified, scaled, upsampled
+from models.gradcam import Explanation
 from pipeline.cams import cam_maps
 from pipeline.cluster import Cluster
 from pipeline.guided import SINGLE_STRATEGY, GuidedReport, materialize_cell_sums
 from pipeline.predictions import PredictionOptions, knee_regions, materialize_predictions
+from pipeline.report_methods import parameters
+from pipeline.report_reading import Reading
 from stats.source import load_macros
 
 BONE = "tibia"
 EVERY_SPLIT = PredictionOptions(cam_splits=("training", "validation", "test"))
 
 
-def predict(study: SmallStudy) -> None:
-    for visit in VISITS:
-        materialize_predictions(
-            study.lake, study.settings, visit, options=EVERY_SPLIT, cluster=Cluster()
-        )
+def predict(study: SmallStudy, explanation: str = "grad_cam") -> int:
+    """Number of maps made."""
+    settings = replace(study.settings, explanation=Explanation.of(explanation))
+    reports = [
+        materialize_predictions(study.lake, settings, visit, options=EVERY_SPLIT, cluster=Cluster())
+        for visit in VISITS
+    ]
+    return sum(report.n_cams for report in reports)
 
 
 def sum_cells(study: SmallStudy) -> list[GuidedReport]:
@@ -69,6 +77,10 @@ def pixels(study: SmallStudy, first) -> tuple[dict[str, dict], dict]:
 def test_averages_are_those_of_the_enlarged_map(
     study, first, pixels, target, scaling, averaging
 ) -> None:
+    assert_averages_of_the_enlarged_map(study, pixels, target, scaling, averaging)
+
+
+def assert_averages_of_the_enlarged_map(study, pixels, target, scaling, averaging) -> None:
     choices = {"cam_target": target, "cam_scaling": scaling, "averaging": averaging}
     rows = study.lake.sql("FROM dl_guided_biomarkers", settings=choices).to_dicts()
     found = {(row["biomarker"], row["compartment"], row["knee_visit"]): row for row in rows}
@@ -205,3 +217,19 @@ def test_scaling_takes_the_lowest_value_off_everywhere() -> None:
     values[:, 80:144] = np.nan
     values[:, 144:] = np.nan
     assert planted(cells + 0.1, values, "scaled")[0] is None
+
+
+def test_evidence_of_an_earlier_block_is_averaged_on_its_own_finer_cells(study, pixels) -> None:
+    n_maps = study.lake.sql("SELECT count(*) AS n FROM cam_locations")["n"][0]
+    assert predict(study, "hires_cam:layer3") == n_maps
+    assert predict(study, "hires_cam:layer3") == 0
+    sum_cells(study)
+    cams = cam_maps(study.lake, BONE, "thickness", "pain", view="raw", enlarged=False)
+    assert cams.maps.shape[1:] == (14, 14)
+    assert_averages_of_the_enlarged_map(study, pixels, "pain", "scaled", "map")
+    [choices] = parameters(Reading(study.lake, study.settings))
+    assert "float32 hires_cam:layer3" in str(choices)
+    # The newest count: the paper's way is computed anew when it is asked for again.
+    assert predict(study) == n_maps
+    cams = cam_maps(study.lake, BONE, "thickness", "pain", view="raw", enlarged=False)
+    assert cams.maps.shape[1:] == (7, 7)

@@ -14,6 +14,7 @@ from lake.store import Lake
 from models.checkpoint import load_checkpoint
 from models.classifier import NetworkConfig, build_network, seeded
 from models.errors import ModelError
+from models.gradcam import Explanation
 from models.initialization import Initialization
 from models.training_config import TrainingConfig, preset
 from pipeline.classifiers import train_classifiers
@@ -225,6 +226,12 @@ def test_settings_name_weights_and_device(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setenv("KNEELAKE_DEVICE", "gpu")
     with pytest.raises(ValueError, match="use auto, cpu or cuda"):
         Settings.from_environment(workers=1)
+    monkeypatch.setenv("KNEELAKE_DEVICE", "cpu")
+    monkeypatch.setenv("KNEELAKE_EXPLANATION", "hires_cam:layer2")
+    assert Settings.from_environment().explanation == Explanation("hires_cam", "layer2")
+    monkeypatch.setenv("KNEELAKE_EXPLANATION", "hires_cam:layer9")
+    with pytest.raises(ValueError, match=r"KNEELAKE_EXPLANATION.*layer4, layer3, layer2"):
+        Settings.from_environment()
 
 
 def test_new_images_are_trained_on(lake: Lake) -> None:

@@ -5,12 +5,15 @@ import pytest
 import torch
 
 from models.classifier import NetworkConfig, build_network, seeded
+from models.errors import ModelError
 from models.gradcam import (
     METHODS,
     TARGETS,
+    Explanation,
     GradCamError,
     cam,
     class_maps,
+    explained_maps,
     gradient_cam,
     target_of,
 )
@@ -103,6 +106,26 @@ def test_any_layer_by_autograd(layer: str, resnet, images) -> None:
     for row in range(len(images)):
         wanted = by_definition(resnet, images[row : row + 1], 1, layer)
         assert relative(found[row], wanted) < 1e-5
+
+
+@pytest.mark.parametrize("text", ["hires_cam:layer2", "grad_cam:layer3", "hires_cam"])
+def test_both_classes_maps_are_read_as_asked(text: str, resnet, images) -> None:
+    how = Explanation.of(text)
+    found = explained_maps(resnet, images, how)
+    each = {"no_pain": found.maps[:, 0], "pain": found.maps[:, 1]}
+    # Linear in the gradient: what is stored gives every target.
+    each["contrastive"] = each["pain"] - each["no_pain"]
+    for target, maps in each.items():
+        wanted = gradient_cam(resnet, images, target, layer=how.layer, method=how.method)
+        assert relative(maps, wanted) < 1e-4
+    with torch.no_grad():
+        torch.testing.assert_close(found.logits, resnet(images))
+
+
+@pytest.mark.parametrize("text", ["grad_cam_plus_plus:layer4", "hires_cam:layer1", "eigen_cam"])
+def test_other_ways_to_read_evidence_are_refused(text: str) -> None:
+    with pytest.raises(ModelError, match="no way to read evidence; give grad_cam or hires_cam"):
+        Explanation.of(text)
 
 
 def test_grad_cam_and_hires_cam_differ_before_the_last_block(resnet, images) -> None:
