@@ -14,14 +14,56 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 
+_DIGIT_BITS, _N_DIGITS = 11, 6
+"""A double's 64 bits as digits of a radix sort."""
+
+
+@njit(cache=True, nogil=True)
+def _falling(height: Floats) -> Ints:
+    """Vertices from the highest to the lowest, ties by their number; no NaN.
+
+    A radix sort of the doubles' bits: a third of the time of a sort by comparison.
+    """
+    n = len(height)
+    n_values, shift, mask = 1 << _DIGIT_BITS, np.uint64(_DIGIT_BITS), np.uint64(2**_DIGIT_BITS - 1)
+    sign, rest = np.uint64(1 << 63), np.uint64((1 << 63) - 1)
+    bits = height.view(np.uint64)
+    key, order = np.empty(n, np.uint64), np.empty(n, np.int64)
+    next_key, next_order = np.empty(n, np.uint64), np.empty(n, np.int64)
+    count = np.zeros((_N_DIGITS, n_values), np.int64)
+    for vertex in range(n):
+        own = bits[vertex]
+        # Bits of numbers above 0 rise with them, of those below fall: made to fall throughout.
+        if not own & sign:
+            own = rest - own
+        key[vertex], order[vertex] = own, vertex
+        for digit in range(_N_DIGITS):
+            count[digit, own & mask] += 1
+            own >>= shift
+    for digit in range(_N_DIGITS):
+        of_digit = count[digit]
+        if of_digit.max() == n:
+            continue
+        before = 0
+        for value in range(n_values):
+            before, of_digit[value] = before + of_digit[value], before
+        down = np.uint64(digit * _DIGIT_BITS)
+        for place in range(n):
+            value = (key[place] >> down) & mask
+            at = of_digit[value]
+            of_digit[value] = at + 1
+            next_key[at], next_order[at] = key[place], order[place]
+        key, next_key = next_key, key
+        order, next_order = next_order, order
+    return order
+
+
 @njit(cache=True, nogil=True)
 def _root(link: Ints, vertex: int) -> int:
-    root = vertex
-    while link[root] != root:
-        root = link[root]
-    while link[vertex] != root:
-        link[vertex], vertex = root, link[vertex]
-    return root
+    while link[vertex] != vertex:
+        link[vertex] = link[link[vertex]]
+        vertex = link[vertex]
+    return vertex
 
 
 @njit(cache=True, nogil=True)
@@ -57,7 +99,7 @@ def _one_sided(
     for place in range(n_above):
         vertex = order[place]
         link[vertex] = vertex
-        extent[vertex] = area[vertex]
+        total = area[vertex]
         for at in range(start[vertex], start[vertex + 1]):
             neighbour = indices[at]
             if link[neighbour] < 0:
@@ -66,7 +108,8 @@ def _one_sided(
             if root != vertex:
                 parent[root] = vertex
                 link[root] = vertex
-                extent[vertex] += extent[root]
+                total += extent[root]
+        extent[vertex] = total
     for place in range(n_above - 1, -1, -1):
         vertex = order[place]
         above_it = parent[vertex]
@@ -106,7 +149,6 @@ def _largest(height: Floats, limit: Floats, area: Floats, start: Ints, indices: 
 @njit(cache=True, nogil=True)
 def _largest_of_rows(
     t: Floats,
-    falling: Ints,
     limit: Floats,
     area: Floats,
     start: Ints,
@@ -116,7 +158,7 @@ def _largest_of_rows(
 ) -> tuple[Floats, Floats]:
     tfce_max, area_max = np.zeros(len(t)), np.zeros(len(t))
     for row in range(len(t)):
-        order = falling[row]
+        order = _falling(t[row])
         for sign in (1.0, -1.0):
             side = sign * t[row]
             enhanced = _one_sided(side, order, area, start, indices, extent_power, power)
@@ -149,11 +191,7 @@ def largest_of_maps(
     Returns:
         Two arrays of shape (n_map,): TFCE, and area in mm2.
     """
-    # NumPy sorts several times as fast as Numba does.
-    falling = np.argsort(-t, axis=1)
-    return _largest_of_rows(
-        t, falling, limit, area, start, indices, extent_power, height_power + 1.0
-    )
+    return _largest_of_rows(t, limit, area, start, indices, extent_power, height_power + 1.0)
 
 
 def tfce(
@@ -174,7 +212,7 @@ def tfce(
     """
     known = np.nan_to_num(np.asarray(t, dtype=np.float64), nan=0.0)
     above, below = (
-        _one_sided(side, np.argsort(-side), area_mm2, *neighbours, extent_power, height_power + 1.0)
+        _one_sided(side, _falling(side), area_mm2, *neighbours, extent_power, height_power + 1.0)
         for side in (known, -known)
     )
     return above - below
