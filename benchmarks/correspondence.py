@@ -47,6 +47,7 @@ LIMITLESS = replace(
     max_distance_mm=np.inf,
     max_unmatched_share=1.0,
     max_log_area_sd=np.inf,
+    max_aspect=np.inf,
 )
 """What does not fit shall show in the tables."""
 

@@ -7,7 +7,8 @@ with it every map of the knee (a biomarker, a Grad-CAM) can be read at the atlas
 """
 
 import functools
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,15 +31,23 @@ ATLAS_LEVEL = 5
 femur's articular surface; a map of 224 x 224 pixels is of that resolution at its equator."""
 
 
+_MAX_ASPECT: Mapping[Bone, float] = {"femur": 1.3, "tibia": 1.3, "patella": 1.38}
+"""Patellae differ more in shape: of a shape model's three bones, by 1.08, 1.14 and 1.29."""
+_MAX_LOST_SHARE = 0.1
+"""Of the places the atlas must find. Measured: 0.003 of the cartilage of whole bones, 0.12 to 0.37
+of bones that lack a third and whose cut is taken for that of a shaft."""
+
 ATLAS_OPTIONS = CorrespondenceOptions(
     prior=DisplacementPrior(n_control=100),
     n_source=1250,
     n_target=10000,
     n_backward=1250,
+    max_rotation_deg=35.0,
     check_side=False,
 )
 """Half of the default's samples and two thirds of its kernels: maps of knees in one frame need no
-more, in a third of the time. Their side was checked against the anatomy when they were made."""
+more, in a third of the time, and lie within some 20 degrees of each other. Their side was checked
+against the anatomy when they were made."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,9 +73,12 @@ class PreparedAtlas:
 
     Attributes:
         source: its surface, made ready.
+        must_reach: points that a match without most of them has failed, such as those with
+            cartilage, shape (n_vertex,); None for none.
     """
 
     source: PreparedSource
+    must_reach: NDArray[np.bool_] | None = None
 
     @property
     def surface(self) -> Surface:
@@ -79,19 +91,27 @@ class PreparedAtlas:
         return self.source.options
 
 
+def options_of(bone: Bone) -> CorrespondenceOptions:
+    """How knees are matched to the atlas of a bone."""
+    return replace(ATLAS_OPTIONS, max_aspect=_MAX_ASPECT[bone])
+
+
 def prepare_atlas(
-    surface: Surface, options: CorrespondenceOptions = ATLAS_OPTIONS
+    surface: Surface,
+    options: CorrespondenceOptions = ATLAS_OPTIONS,
+    must_reach: NDArray[np.bool_] | None = None,
 ) -> PreparedAtlas:
     """Work out once what every match to an atlas needs.
 
     Args:
         surface: of the reference knee's bone, `surface_of_map`.
         options: how knees are matched to it.
+        must_reach: see `PreparedAtlas`.
 
     Raises:
         BadInputError: BAD_SURFACE, a surface without area.
     """
-    return PreparedAtlas(prepare_source(surface, options))
+    return PreparedAtlas(prepare_source(surface, options), must_reach)
 
 
 def surface_of_map(
@@ -170,6 +190,15 @@ def match_to_atlas(
     away = found.points_mm - centroid_mm
     rho = read_map(bone_shape_mm, frame, away)
     lost = found.on_border | ~np.isfinite(rho)
+    if atlas.must_reach is not None and lost[atlas.must_reach].mean() > _MAX_LOST_SHARE:
+        raise BadInputError(
+            Reason.BAD_SURFACE,
+            name,
+            f"it lacks {100 * lost[atlas.must_reach].mean():.0f} % of where the reference has "
+            "cartilage",
+            "Look at the bone with `kneelake view`: it may be cut by the field of view; correct "
+            "its segmentation",
+        )
     # On the map's own surface rather than on the coarser mesh of it.
     points = centroid_mm + rho[:, None] * away / np.linalg.norm(away, axis=1, keepdims=True)
     local = away @ frame.axes.T

@@ -83,11 +83,13 @@ class CorrespondenceOptions:
         curvature_radius_mm: radius of the neighbourhood curvatures are fitted over.
         n_source, n_target, n_backward: samples of the source, of the target, and of the target's
             that look for their match on the source.
-        max_distance_mm, max_flipped_share, max_log_area_sd, max_energy, max_scale,
-            max_unmatched_share: a match beyond any of them has failed. Measured (largest): bones of
-            one shape model 0.05 mm, 0.0001, 0.15, 0.18, 1.04, 0.03; between it and a knee with
-            osteophytes 0.23 mm, 0.04, 0.62, 1.04, 1.13, 0.1. Another bone has an energy of 1.26
-            to 2.9 or a scale of 1.26 to 2.8, half a femur a log area of 0.65.
+        max_distance_mm, max_flipped_share, max_log_area_sd, max_energy, max_aspect, max_scale,
+            max_rotation_deg, max_unmatched_share: a match beyond any of them has failed. Measured
+            (largest; turning aside): bones of one shape model 0.05 mm, 0.0001, 0.15, 0.18, 1.29
+            (femora 1.08, tibiae 1.14), 1.04, 0.03; between it and a knee with osteophytes 0.23 mm,
+            0.04, 0.62, 1.04, 1.22, 1.13, 0.1.
+            Another bone has an energy of 1.26 to 2.9 or a scale of 1.26 to 2.8, half a femur a log
+            area of 0.65, a tibia or patella that lacks a third of its width an aspect of 1.33 to 2.
         check_side: whether a target whose mirror image fits better is refused. A nearly symmetric
             patella with a large lesion can look so; leave it out where the side is known.
     """
@@ -105,7 +107,9 @@ class CorrespondenceOptions:
     max_flipped_share: float = 0.05
     max_log_area_sd: float = 0.63
     max_energy: float = 1.2
+    max_aspect: float = 1.38
     max_scale: float = 1.3
+    max_rotation_deg: float = 60.0
     max_unmatched_share: float = 0.3
     check_side: bool = True
 
@@ -125,6 +129,8 @@ class CorrespondenceQuality:
         flipped_share: of the source's triangles, those turned over on the target.
         log_area_sd: spread of the logarithm of the triangles' change of area by bending; 0 is none.
         energy: mean square of the displacement's weights; 1 is what the prior expects.
+        aspect: of the linear map nearest to the match, its largest stretching over its smallest; 1
+            where only the size differs.
         scale: size of the target over that of the source.
         rotation_deg: by how much the source was turned.
     """
@@ -135,6 +141,7 @@ class CorrespondenceQuality:
     flipped_share: float
     log_area_sd: float
     energy: float
+    aspect: float
     scale: float
     rotation_deg: float
 
@@ -415,9 +422,19 @@ def _quality(
         flipped_share=float(flipped.mean()) if len(faces) else 1.0,
         log_area_sd=float(np.std(growth)) if len(faces) else np.inf,
         energy=float((weights**2).mean()),
+        aspect=_aspect(source.surface.vertices_mm[~on_border], placed[~on_border]),
         scale=similarity.scale,
         rotation_deg=similarity.rotation_deg,
     )
+
+
+def _aspect(points: FloatArray, placed: FloatArray) -> float:
+    """Largest over smallest stretching of the linear map that takes points nearest to places."""
+    if len(points) < 4:
+        return np.inf
+    linear = np.linalg.lstsq(points - points.mean(axis=0), placed - placed.mean(axis=0))[0]
+    stretching = np.linalg.svd(linear, compute_uv=False)
+    return float(stretching[0] / stretching[-1]) if stretching[-1] > 0 else np.inf
 
 
 def _distance_along_normals(
@@ -487,7 +504,13 @@ def _require_fit(
         (quality.flipped_share, options.max_flipped_share, "of the triangles upside down"),
         (quality.log_area_sd, options.max_log_area_sd, "log area of stretching"),
         (quality.energy, options.max_energy, "times the bending expected"),
+        (
+            quality.aspect,
+            options.max_aspect,
+            "times as long one way as another, beside the reference",
+        ),
         (max(quality.scale, 1 / quality.scale), options.max_scale, "times as large or small"),
+        (quality.rotation_deg, options.max_rotation_deg, "degrees turned against it"),
         (quality.unmatched_share, options.max_unmatched_share, "of the reference without match"),
     )
     for value, limit, what in limits:

@@ -49,7 +49,7 @@ CODE_VERSION: Mapping[Step, str] = {
     "sweep": "1",
     "predictions": "1",
     "atlas": "1",
-    "correspondence": "2",
+    "correspondence": "3",
     "atlas_maps": "1",
     "guided": "1",
     "controls": "1",

@@ -16,7 +16,13 @@ from typing import Any, Literal
 
 import numpy as np
 
-from imaging.atlas import AtlasPoints, PreparedAtlas, match_to_atlas, prepare_atlas
+from imaging.atlas import (
+    AtlasPoints,
+    PreparedAtlas,
+    match_to_atlas,
+    options_of,
+    prepare_atlas,
+)
 from imaging.labels import BONES, Bone
 from lake.arrays import ArrayPart, Variable, read_rows
 from lake.errors import LakeError
@@ -144,7 +150,10 @@ def _prepared(root: Path, atlas_ids: tuple[str, ...]) -> dict[Bone, PreparedAtla
     atlas = read_atlas(Lake(root))
     if tuple(atlas[bone].atlas_id for bone in BONES) != atlas_ids:
         raise LakeError("the atlas changed while knees were matched with it; run again")
-    return {bone: prepare_atlas(atlas[bone].surface) for bone in BONES}
+    return {
+        bone: prepare_atlas(atlas[bone].surface, options_of(bone), atlas[bone].is_cartilage)
+        for bone in BONES
+    }
 
 
 def match_knee(job: _Job) -> _Matched:

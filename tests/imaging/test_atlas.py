@@ -6,6 +6,7 @@ import pytest
 from imaging.atlas import (
     ATLAS_OPTIONS,
     match_to_atlas,
+    options_of,
     prepare_atlas,
     read_on_atlas,
     surface_of_map,
@@ -13,7 +14,7 @@ from imaging.atlas import (
 from imaging.correspondence import DEFAULT_OPTIONS, correspond
 from imaging.errors import BadInputError
 from imaging.labels import BONES, Bone
-from imaging.sphere import FRAMES, read_map
+from imaging.sphere import FRAMES, SphereFrame, read_map
 from imaging.triangles import vertex_normals
 from phantom.map_cohort import DrawnKnee, draw_maps
 
@@ -122,3 +123,56 @@ def test_the_map_of_another_bone_is_refused(bone: Bone) -> None:
     for other in set(BONES) - {bone}:
         with pytest.raises(BadInputError, match="could not be matched"):
             correspond(atlas.source, surfaces[other])
+
+
+def without_a_third(
+    shape: np.ndarray, frame: SphereFrame, centroid: np.ndarray, axis: int, side: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Map and centre of a bone whose outer third along an axis is cut off, the cut closed."""
+    points = surface_of_map(shape, frame, centroid).vertices_mm[:, axis]
+    extent = points.max() - points.min()
+    edge = points.max() - extent / 3 if side > 0 else points.min() + extent / 3
+    centre = centroid.copy()
+    centre[axis] -= side * extent / 6
+    directions = frame.directions.reshape(-1, 3)
+
+    def is_inside(radius: np.ndarray) -> np.ndarray:
+        away = centre + radius[:, None] * directions - centroid
+        reach = np.nan_to_num(read_map(shape, frame, away), nan=np.inf)
+        kept = side * (centre[axis] + radius * directions[:, axis] - edge) < 0
+        return (np.linalg.norm(away, axis=1) <= reach) & kept
+
+    inner, outer = np.zeros(len(directions)), np.full(len(directions), 120.0)
+    for _ in range(14):
+        middle = (inner + outer) / 2
+        within = is_inside(middle)
+        inner, outer = np.where(within, middle, inner), np.where(within, outer, middle)
+    # A ray that leaves where the map is open has no value; on the cut it has.
+    ends = centre + inner[:, None] * directions
+    is_open = np.isnan(read_map(shape, frame, ends - centroid))
+    on_cut = np.abs(ends[:, axis] - edge) < 0.3
+    cut = np.where(is_open & ~on_cut, np.nan, inner).reshape(shape.shape)
+    return cut.astype(np.float32), centre
+
+
+@pytest.mark.parametrize(
+    ("bone", "axis", "side"),
+    [
+        *(("femur", *cut) for cut in ((0, 1), (0, -1), (1, 1), (1, -1))),
+        *(("tibia", *cut) for cut in ((0, 1), (0, -1), (1, 1), (1, -1))),
+        *(("patella", *cut) for cut in ((0, 1), (0, -1), (1, 1), (2, -1))),
+    ],
+)
+def test_a_bone_that_lacks_a_third_is_refused(bone: Bone, axis: int, side: int) -> None:
+    knees = [DrawnKnee(1_000_001 + row, "RIGHT", "V00", 0.0) for row in range(2)]
+    drawn = draw_maps(3, knees, bone)
+    frame, shapes, centroids = FRAMES[bone], drawn.maps["bone_shape"], drawn.centroid_mm
+    surface = surface_of_map(shapes[0], frame, centroids[0])
+    thickness = read_map(
+        drawn.maps["cartilage_thickness"][0], frame, surface.vertices_mm - centroids[0]
+    )
+    atlas = prepare_atlas(surface, options_of(bone), np.nan_to_num(thickness) > 0)
+    match_to_atlas(atlas, shapes[1], bone, centroids[1])
+    cut, centre = without_a_third(shapes[1], frame, centroids[1], axis, side)
+    with pytest.raises(BadInputError, match=r"could not be matched|lacks .* has cartilage"):
+        match_to_atlas(atlas, cut, bone, centre)
