@@ -19,14 +19,13 @@ from assets.resources import LakeResource
 from assets.sql_assets import WHEN_DATA_CHANGE
 from lake.keys import UNKNOWN_TIMEPOINT
 from lake.tables import TABLES
-from pipeline.config import CODE_VERSION
+from pipeline.config import CODE_VERSION, FIGURES_FOLDER
 
 if TYPE_CHECKING:
     from pipeline.association import Run
 
 GROUP = "association"
 OWNERS = ["team:statistics"]
-FOLDER = "figures"
 """Below the lake's root: tables and figures are of its own rows and can be written again."""
 RESULTS = ("regression_models", "regression_terms", "regression_tests", "regression_performance")
 
@@ -70,7 +69,7 @@ def _materialized(
     """Write an analysis' files and show its tables and forest plot."""
     from pipeline.manuscript import write_files
 
-    write_files(lake.settings().lake_root / FOLDER, dict(files))
+    write_files(lake.settings().lake_root / FIGURES_FOLDER, dict(files))
     pictures: dict[str, Any] = {}
     for name, file in shown.items():
         content = files[file]

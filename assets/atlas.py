@@ -14,7 +14,6 @@ import dagster as dg
 import polars as pl
 from pydantic import Field
 
-from assets.association import FOLDER
 from assets.imaging import LAKE_WRITER
 from assets.metadata import (
     figure,
@@ -28,7 +27,7 @@ from assets.metadata import (
 from assets.partitions import TIMEPOINT_PARTITIONS
 from assets.resources import ClusterResource, LakeResource, ProgressResource
 from lake.tables import TABLES
-from pipeline.config import CODE_VERSION
+from pipeline.config import CODE_VERSION, FIGURES_FOLDER
 from pipeline.map_comparisons import COMPARISONS, Comparison, ComparisonOptions
 from sql.reading import fetch
 
@@ -302,7 +301,7 @@ def comparison_figures(lake: LakeResource) -> dg.MaterializeResult:
     """
     from pipeline.comparison_files import PAGE, summary_of, write_comparison_files
 
-    folder = lake.settings().lake_root / FOLDER
+    folder = lake.settings().lake_root / FIGURES_FOLDER
     store = lake.snapshot()
     drawn = write_comparison_files(store, folder)
     summary = summary_of(store)

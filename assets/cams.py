@@ -27,7 +27,7 @@ from assets.resources import ClusterResource, LakeResource, ProgressResource
 from lake.store import Lake
 from lake.tables import TABLES
 from models.gradcam import Target
-from pipeline.config import CODE_VERSION
+from pipeline.config import CODE_VERSION, FIGURES_FOLDER
 from sql.reading import fetch
 
 GROUP = "learning"
@@ -235,7 +235,7 @@ def cam_sanity(config: SanityConfig, lake: LakeResource) -> dg.MaterializeResult
         )
     report = check_cams(store, options)
     title = f"Grad-CAM of {options.bone} {options.strategy}, {len(report.knee_visits)} test knees"
-    files = write_sanity(report, lake.settings().lake_root / "figures", title=title)
+    files = write_sanity(report, lake.settings().lake_root / FIGURES_FOLDER, title=title)
     return dg.MaterializeResult(
         metadata={
             "sanity": figure(sanity_figure(report, title=title), title),

@@ -24,7 +24,7 @@ from assets.partitions import MODEL_PARTITIONS
 from assets.resources import ClusterResource, LakeResource, ProgressResource
 from lake.store import Lake
 from lake.tables import TABLES
-from pipeline.config import CODE_VERSION, Settings
+from pipeline.config import CODE_VERSION, FIGURES_FOLDER, Settings
 
 if TYPE_CHECKING:
     from imaging.labels import Bone
@@ -38,7 +38,6 @@ warnings.filterwarnings("ignore", r".*`backfill_policy`.*", dg.BetaWarning)
 GROUP = "learning"
 OWNERS = ["team:learning"]
 LAKE_WRITER = "lake_writer"
-FIGURES = "figures"
 PUBLISHED_SWEEP = "painoptimization.csv"
 """The authors' file, looked for in the inbox."""
 
@@ -405,7 +404,7 @@ def sweep_figure(config: SweepFigureConfig, lake: LakeResource) -> dg.Materializ
     if ours.is_empty() and published is None:
         return _idle("waiting", f"there are no runs, and no {PUBLISHED_SWEEP} in the inbox")
     drawn = draw(ours, published)
-    folder = settings.lake_root / FIGURES
+    folder = settings.lake_root / FIGURES_FOLDER
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "figure_s4.png"
     path.write_bytes(draw(ours, published, dpi=150))

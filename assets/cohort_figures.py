@@ -8,9 +8,9 @@ import dagster as dg
 
 from assets.metadata import figure
 from assets.resources import LakeResource
+from pipeline.config import FIGURES_FOLDER
 
 GROUP = "cohort"
-FOLDER = "figures"
 """Below the lake's root: the figures are of its own tables and can be drawn again."""
 
 
@@ -28,7 +28,7 @@ def cohort_figures(lake: LakeResource) -> dg.MaterializeResult:
 
     files = {
         path.name: path
-        for path in write_cohort_figures(lake.open(), lake.settings().lake_root / FOLDER)
+        for path in write_cohort_figures(lake.open(), lake.settings().lake_root / FIGURES_FOLDER)
     }
     return dg.MaterializeResult(
         metadata={

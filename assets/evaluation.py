@@ -10,12 +10,11 @@ from pydantic import Field
 from assets.metadata import figure, registry_schema
 from assets.resources import LakeResource
 from lake.tables import TABLES
-from pipeline.config import CODE_VERSION
+from pipeline.config import CODE_VERSION, FIGURES_FOLDER
 
 GROUP = "learning"
 OWNERS = ["team:learning"]
 LAKE_WRITER = "lake_writer"
-FOLDER = "figures"
 """Below the lake's root."""
 
 
@@ -73,7 +72,7 @@ def model_evaluation(config: EvaluationConfig, lake: LakeResource) -> dg.Materia
         evaluations = evaluate_lake(connection, options)
     if is_new:
         store_evaluation(store, settings, evaluations, stated, len(rows))
-    files = write_evaluation(evaluations, settings.lake_root / FOLDER)
+    files = write_evaluation(evaluations, settings.lake_root / FIGURES_FOLDER)
     shown: dict[str, dg.MetadataValue] = {}
     for found in evaluations:
         name, title = TITLES[found.task, found.visits]
@@ -92,7 +91,7 @@ def model_evaluation(config: EvaluationConfig, lake: LakeResource) -> dg.Materia
             "n_not_judged": sum(
                 row["reason"] is not None for found in evaluations for row in found.calibration
             ),
-            "files": dg.MetadataValue.path(settings.lake_root / FOLDER),
+            "files": dg.MetadataValue.path(settings.lake_root / FIGURES_FOLDER),
             "n_files": len(files),
         },
     )

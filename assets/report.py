@@ -8,10 +8,9 @@ import dataclasses
 import dagster as dg
 from pydantic import Field
 
-from assets.association import FOLDER
 from assets.imaging import TABLE_ASSETS
 from assets.resources import LakeResource
-from pipeline.config import Settings
+from pipeline.config import FIGURES_FOLDER, Settings
 
 GROUP = "report"
 OWNERS = ["team:statistics"]
@@ -70,7 +69,7 @@ def report(config: ReportConfig, lake: LakeResource) -> dg.MaterializeResult:
     from pipeline.report import FILE, write_report
 
     settings = dataclasses.replace(lake.settings(), min_models_correct=config.min_models_correct)
-    folder = settings.lake_root / FOLDER
+    folder = settings.lake_root / FIGURES_FOLDER
     folder.mkdir(parents=True, exist_ok=True)
     path = write_report(lake.snapshot(), settings, TABLE_ASSETS, folder / FILE)
     return dg.MaterializeResult(

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from dagster_project.text import text_table
 from lake.store import Lake
-from pipeline.config import Settings
+from pipeline.config import FIGURES_FOLDER, Settings
 from pipeline.ingest import Progress
 
 if TYPE_CHECKING:
@@ -215,12 +215,12 @@ def _show(
         say(text_table(aucs))
         say("")
     say(f"table    {folder / 'biomarkers_summary.csv'}")
-    of_assets = sorted((lake.root / "figures").iterdir())
+    of_assets = sorted((lake.root / FIGURES_FOLDER).iterdir())
     for path in [*(folder / "figures" / name for name in pictures), *of_assets]:
         if path.suffix in {".png", ".html"} and path.name not in PAGES:
             say(f"{'table' if path.suffix == '.html' else 'figure':8} {path}")
     for name, what in PAGES.items():
-        if (lake.root / "figures" / name).is_file():
+        if (lake.root / FIGURES_FOLDER / name).is_file():
             say(f"{what:8} {lake.root / 'figures' / name}")
 
 

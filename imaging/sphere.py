@@ -97,8 +97,13 @@ class SphereFrame:
 
     def shows(self, points_mm: NDArray[np.float64]) -> NDArray[np.bool_]:
         """Whether points relative to the centroid lie inside the map's range, (...,)."""
-        row = self.pixel(points_mm)[..., 0]
-        return (row >= -0.5) & (row <= MAP_SIZE - 0.5)
+        return _is_shown(self.pixel(points_mm))
+
+
+def _is_shown(pixel: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Whether fractional (phi, theta) pixels, shape (..., 2), lie inside the map."""
+    row = pixel[..., 0]
+    return (row >= -0.5) & (row <= MAP_SIZE - 0.5)
 
 
 def _tilted(toward: NDArray, away: NDArray, tilt_deg: float) -> NDArray[np.float64]:
@@ -274,8 +279,7 @@ def read_map(
 def read_map_at(values: NDArray[np.floating], pixel: NDArray[np.float64]) -> NDArray[np.float64]:
     """The same at fractional (phi, theta) pixels, shape (n, 2), of `SphereFrame.pixel`."""
     out = _bicubic(np.asarray(values, dtype=np.float64), pixel)
-    row = pixel[:, 0]
-    out[~((row >= -0.5) & (row <= MAP_SIZE - 0.5))] = np.nan
+    out[~_is_shown(pixel)] = np.nan
     return out
 
 

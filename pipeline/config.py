@@ -57,6 +57,9 @@ CODE_VERSION: Mapping[Step, str] = {
 """Version of each step's code. Raised by hand when its numbers change: all knees of that step are
 then pending again."""
 
+FIGURES_FOLDER = "figures"
+"""Below a lake: what assets draw, and tables for people."""
+
 WORKER_MEMORY_BYTES = 2 * 1024**3
 """What one worker may need: a knee of full resolution takes about 1.5 GB."""
 

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pipeline.association import Run, published_files
 from pipeline.cohort_regressions import COMPARTMENTS, DL_GUIDED, NESTED, RADIOGRAPHIC
 from pipeline.comparison_files import FIGURES, made_of
+from pipeline.config import FIGURES_FOLDER
 from pipeline.figures import drawn_before
 from pipeline.leakage_tables import leakage_panels, leakage_table
 from pipeline.published_regressions import ANALYSIS as PUBLISHED
@@ -264,7 +265,7 @@ def _figure_1(reading: Reading, analysis: str, title: str) -> list[Block]:
 
     def draw() -> bytes:
         # A page is read on a screen: half the resolution of print.
-        file = reading.lake.root / "figures" / f"{FIGURES[analysis]}.png"
+        file = reading.lake.root / FIGURES_FOLDER / f"{FIGURES[analysis]}.png"
         kept = drawn_before(file, made_of(reading.lake, analysis), SCREEN_PX)
         if kept is not None:
             return kept

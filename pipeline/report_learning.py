@@ -15,6 +15,7 @@ import polars as pl
 
 from lake.keys import STRATEGIES
 from models.gradcam import Target
+from pipeline.config import FIGURES_FOLDER
 from pipeline.evaluation import Evaluation, Task, Visits, curves_of
 from pipeline.evaluation_results import ANALYSIS, NOTES
 from pipeline.evaluation_tables import COLUMNS, MODELS, TITLES, roc_figure, tables_of
@@ -384,7 +385,7 @@ def one_knee(reading: Reading) -> Sequence[Block]:
 
 def sanity(reading: Reading) -> Sequence[Block]:
     """The checks of Grad-CAM, which are files of their asset and not rows of the lake."""
-    folder = reading.lake.root / "figures"
+    folder = reading.lake.root / FIGURES_FOLDER
     picture, numbers = folder / "cam_sanity.png", folder / "cam_sanity.csv"
     if not (picture.is_file() and numbers.is_file()):
         return ()
