@@ -51,7 +51,10 @@ def mean_cams_figure(
     names = [name for name in STRATEGIES if any(of == name for _, of in means)]
     figure = blank_figure(2.6 * max(len(names), 1), 2.2 * max(len(bones), 1) + 0.5)
     figure.suptitle(title)
-    axes = figure.subplots(max(len(bones), 1), max(len(names), 1), squeeze=False)
+    # Labels on the outer axes only: laying out those of every panel is half of the drawing.
+    axes = figure.subplots(
+        max(len(bones), 1), max(len(names), 1), squeeze=False, sharex=True, sharey="row"
+    )
     for row, bone in enumerate(bones):
         low, high = np.degrees(FRAMES[bone].phi_range)
         for column, name in enumerate(names):

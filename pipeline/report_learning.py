@@ -33,6 +33,7 @@ from pipeline.report_blocks import (
     text_table,
 )
 from pipeline.report_reading import Reading
+from stats.source import load_macros
 
 GROUP_NAMES = {
     "tp_pain": "True positives with pain",
@@ -105,6 +106,8 @@ def stored_evaluation(reading: Reading, task: Task, visits: Visits) -> Evaluatio
     if not tables[0]:
         return None
     with reading.lake.connect(query="scored_predictions") as connection:
+        # A connection made for a query has the macros of that query only.
+        load_macros(connection)
         curves, reliability = curves_of(connection, task, visits)
     performance, calibration, comparisons = (tuple(rows) for rows in tables)
     return Evaluation(task, visits, performance, calibration, comparisons, curves, reliability)
