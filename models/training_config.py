@@ -133,14 +133,14 @@ _DEMO = TrainingConfig(
     network=NetworkConfig("resnet18", 0.25),
     learning_rate=1e-3,
     batch_size=16,
-    max_epochs=6,
+    max_epochs=5,
     patience=3,
     batch_norm_statistics="recomputed",
 )
 
 PRESETS: Mapping[Preset, Mapping[str, TrainingConfig]] = {
     "demo": {
-        "oa": _DEMO.changed(initialization="random", learning_rate=3e-3),
+        "oa": _DEMO.changed(initialization="random", learning_rate=3e-3, max_epochs=4),
         "chronic_pain": _DEMO,
     },
     "paper": {
