@@ -45,7 +45,7 @@ PAGES = {"atlas.html": "3-D page", "report.html": "report"}
 CLINICAL = ("group:clinical",)
 """What has to be there before people's maps are drawn."""
 
-DRAWN_PER_VISIT = 64
+DRAWN_PER_VISIT = 56
 """Knee-visits drawn at most: those of the pain models first, then some that only grade."""
 
 SEPARATION = 1.2

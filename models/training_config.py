@@ -140,7 +140,7 @@ _DEMO = TrainingConfig(
 
 PRESETS: Mapping[Preset, Mapping[str, TrainingConfig]] = {
     "demo": {
-        "oa": _DEMO.changed(initialization="random", learning_rate=3e-3, max_epochs=4),
+        "oa": _DEMO.changed(initialization="random", learning_rate=3e-3, max_epochs=3),
         "chronic_pain": _DEMO,
     },
     "paper": {
