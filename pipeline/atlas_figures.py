@@ -74,6 +74,10 @@ def evidence_colours() -> "ListedColormap":
     return ListedColormap(colours, name="evidence")
 
 
+_ROUNDING = 1e-6
+"""Of the other end of a scale: less than this is 0."""
+
+
 def mean_limits(one: GroupMap) -> tuple[float, float]:
     """The scale both groups' means share: the second to 98th percentile of the two together.
 
@@ -84,7 +88,8 @@ def mean_limits(one: GroupMap) -> tuple[float, float]:
     if len(both) == 0:
         return 0.0, 1.0
     low, high = (float(limit) for limit in np.percentile(both, [2, 98]))
-    if low < 0 < high:
+    # A mean of zeros may be a rounding below 0.
+    if low < -_ROUNDING * abs(high) and high > 0:
         high = max(-low, high)
         low = -high
     return low, max(high, low + 1e-9)

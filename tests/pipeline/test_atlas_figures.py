@@ -151,6 +151,10 @@ def test_both_groups_share_a_scale_about_zero_where_signs_differ() -> None:
     )
     low_end, high_end = mean_limits(replace(one, mean_group1=high - 2.5, mean_group0=low))
     assert low_end == -high_end < 0
+    rounded = np.full(n, -1e-17)
+    low_end, high_end = mean_limits(replace(one, mean_group1=rounded, mean_group0=high))
+    assert -1e-12 < low_end <= 0.0
+    assert high_end > 0.9
 
 
 def texts_of(monkeypatch: pytest.MonkeyPatch, *arguments: Any, **options: Any) -> Sequence[str]:
