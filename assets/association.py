@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
 GROUP = "association"
 OWNERS = ["team:statistics"]
-"""Below the lake's root: tables and figures are of its own rows and can be written again."""
 RESULTS = ("regression_models", "regression_terms", "regression_tests", "regression_performance")
 
 

@@ -11,7 +11,6 @@ from assets.resources import LakeResource
 from pipeline.config import FIGURES_FOLDER
 
 GROUP = "cohort"
-"""Below the lake's root: the figures are of its own tables and can be drawn again."""
 
 
 @dg.asset(

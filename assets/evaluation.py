@@ -15,7 +15,6 @@ from pipeline.config import CODE_VERSION, FIGURES_FOLDER
 GROUP = "learning"
 OWNERS = ["team:learning"]
 LAKE_WRITER = "lake_writer"
-"""Below the lake's root."""
 
 
 class EvaluationConfig(dg.Config):

@@ -198,10 +198,9 @@ def gradient_cam(
     """
     if method not in METHODS:
         raise GradCamError(f"{method} is not a method; use one of {', '.join(METHODS)}")
-    logits, features, (gradients,) = _gradients(
+    _, features, (gradients,) = _gradients(
         network, images, layer, precision, lambda own: [target_of(own, target, own)]
     )
-    del logits
     if method == "grad_cam_plus_plus":
         return (_plus_plus_weights(features, gradients) * features).sum(1)
     return _linear_map(features, gradients, method)

@@ -58,7 +58,7 @@ CODE_VERSION: Mapping[Step, str] = {
 then pending again."""
 
 FIGURES_FOLDER = "figures"
-"""Below a lake: what assets draw, and tables for people."""
+"""Below a lake: what assets draw, and tables for people; of its own rows, to be written again."""
 
 WORKER_MEMORY_BYTES = 2 * 1024**3
 """What one worker may need: a knee of full resolution takes about 1.5 GB."""

@@ -274,6 +274,16 @@ def _separation(rows: Rows, solution: Solution) -> str:
     for block in rows.blocks():
         moved = (2 * block.y - 1) * (block.z[:, : len(solution.step)] @ solution.step)
         least, most = min(least, float(moved.min())), max(most, float(moved.max()))
+    return separation_of(least, most)
+
+
+def separation_of(least: float, most: float) -> str:
+    """As in the statement: 'none', 'quasi' or 'complete'.
+
+    Args:
+        least: by which the last step moves any row towards its own class.
+        most: likewise.
+    """
     if not most > 1e-3 or not least >= -1e-6 * most:
         return "none"
     return "complete" if least > 1e-3 * most else "quasi"

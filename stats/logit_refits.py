@@ -26,6 +26,7 @@ from stats.logit_polars import (
     log_odds,
     null_loglik,
     prepare,
+    separation_of,
 )
 from stats.logit_resampling_sql import BOOTSTRAP_TOLERANCE
 
@@ -241,7 +242,4 @@ def _separation(state: _State, design: Block, times: _Vector, k: int) -> str:
         return "none"
     drawn = times > 0
     moved = (2 * design.y[drawn] - 1) * (design.z[drawn] @ state.step[k])
-    least, most = float(moved.min()), float(moved.max())
-    if not most > 1e-3 or not least >= -1e-6 * most:
-        return "none"
-    return "complete" if least > 1e-3 * most else "quasi"
+    return separation_of(float(moved.min()), float(moved.max()))
