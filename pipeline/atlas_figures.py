@@ -88,8 +88,10 @@ def mean_limits(one: GroupMap) -> tuple[float, float]:
     if len(both) == 0:
         return 0.0, 1.0
     low, high = (float(limit) for limit in np.percentile(both, [2, 98]))
-    # A mean of zeros may be a rounding below 0.
-    if low < -_ROUNDING * abs(high) and high > 0:
+    if -_ROUNDING * high <= low < 0:
+        # A mean of zeros, rounded.
+        low = 0.0
+    if low < 0 < high:
         high = max(-low, high)
         low = -high
     return low, max(high, low + 1e-9)
