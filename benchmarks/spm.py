@@ -120,11 +120,13 @@ def ancova(folder: Path, design: Array, maps: NDArray[np.float32]) -> None:
     print("| tool | CPU s | wall s | peak MB (start) | max t error | p error (relative) | x loop |")
     print("|---|---|---|---|---|---|---|")
     for tool, peer, script in (
-        ("kneelake", "kneelake", "spm_kneelake.py"),
+        ("kneelake, one SQL statement", "kneelake", "spm_kneelake.py"),
+        ("kneelake, polars engine", "kneelake", "spm_kneelake.py"),
         ("nilearn OLSModel + scipy FDR", "nilearn", "spm_nilearn.py"),
         ("BrainStat SLM + FDR", "brainstat", "spm_brainstat.py"),
     ):
-        found = run_peer(peer, script, given)
+        engine = {"engine": np.array("polars" if "polars" in tool else "sql")}
+        found = run_peer(peer, script, given | engine)
         cpu, wall, peak, before = found["cost"]
         known = np.isfinite(exact)
         error = np.abs(found["t"] - exact)[known].max()

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dagster_project.terminal import (
+    NO_STATEMENT,
     add_command,
     add_json,
     existing_lake,
@@ -389,5 +390,5 @@ def _print_closing(
     print(INDEPENDENT if fit.n_clusters is None else CLUSTERED)
     if parsed.show_sql:
         print("")
-        print(statement or "-- the polars engine runs no SQL")
+        print(statement or NO_STATEMENT)
     return 0

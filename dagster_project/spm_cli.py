@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from dagster_project.logit_cli import is_file, opened
 from dagster_project.terminal import (
+    NO_STATEMENT,
     add_command,
     add_json,
     existing_lake,
@@ -74,6 +75,7 @@ def add_spm(commands: Any) -> None:
     spm.add_argument("--seed", type=int, default=0, help="of the permutations")
     spm.add_argument("--out", type=Path, help="write all vertices here (.parquet or .csv)")
     spm.add_argument("--store", metavar="NAME", help="keep the results in the lake by this name")
+    spm.add_argument("--engine", choices=("sql", "polars"), default="sql")
     spm.add_argument("--show-sql", action="store_true", help="print the statement as well")
     add_json(spm)
 
@@ -125,6 +127,7 @@ def _spm(parsed: argparse.Namespace) -> int:
             meshes=_meshes(parsed, list(relations)),
             permutations=options,
             cluster_p=parsed.cluster_p,
+            engine=parsed.engine,
         )
     files = _write(parsed.out, family) if parsed.out is not None else []
     if lake is not None:
@@ -275,4 +278,4 @@ def _report(
         print(f"kept in the lake as {parsed.store}: spm_points, spm_clusters, spm_compartments")
     if parsed.show_sql:
         for one in results.values():
-            print(f"\n{one.sql}")
+            print(f"\n{one.sql or NO_STATEMENT}")

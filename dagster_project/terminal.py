@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 Command = Callable[[argparse.Namespace], int]
 
+NO_STATEMENT = "-- the polars engine runs no SQL"
+"""What `--show-sql` shows for it."""
+
 
 def add_command(
     commands: Any, name: str, function: Command, help_text: str, *, lake: bool = True

@@ -17,6 +17,7 @@ import duckdb
 import numpy as np
 
 from stats.design import Design, Roles, resolve
+from stats.engines import Engine, check_engine
 from stats.errors import StatisticsError, StatisticsWarning
 from stats.logit_polars import fit_scan, roc_of_scan, term_rows
 from stats.logit_resampling import bootstrap_logit, with_profile
@@ -28,7 +29,7 @@ from stats.logit_results import (
     TermEstimate,
     WaldTest,
 )
-from stats.logit_run import Engine, check_engine, fit_of_rows, problem_of, run_statement
+from stats.logit_run import fit_of_rows, problem_of, run_statement
 from stats.logit_sql import fit_statement, ln_chi_square_text, roc_statement
 from stats.scan import scan_relation
 

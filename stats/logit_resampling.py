@@ -9,12 +9,13 @@ import duckdb
 import polars as pl
 
 from stats.design import Roles, resolve
+from stats.engines import Engine, check_engine
 from stats.errors import StatisticsError, StatisticsWarning
 from stats.logit_refits import refit_scan
 from stats.logit_resampling_sql import bootstrap_statement, profile_statement
 from stats.logit_results import LogitFit
 from stats.logit_rows_sql import Problem
-from stats.logit_run import Engine, check_engine, problem_of, problem_text, run_statement
+from stats.logit_run import problem_of, problem_text, run_statement
 from stats.scan import scan_relation
 
 

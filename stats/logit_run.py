@@ -1,19 +1,17 @@
 """From a design to its statement, and from the statement's rows to fits and refusals."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, get_args
+from typing import Any
 
 import duckdb
 import numpy as np
 from numpy.typing import NDArray
 
 from stats.design import Design, given_column
-from stats.errors import StatisticsError
 from stats.identifiers import quote_identifier
 from stats.logit_results import LogitFit, TermEstimate
 from stats.logit_rows_sql import Problem
 
-Engine = Literal["sql", "polars"]
 _ROWS_KEPT = 10_000_000
 """Values of rows as read that are kept in memory between scans (80 MB)."""
 _DESIGN_KEPT = 75_000_000
@@ -37,16 +35,6 @@ _TERM_FIELDS = (
     "cluster_ci_high",
     "log_p",
 )
-
-
-def check_engine(engine: str) -> None:
-    """Refuse what is no engine.
-
-    Raises:
-        StatisticsError: naming those there are.
-    """
-    if engine not in get_args(Engine):
-        raise StatisticsError(f"there is no engine {engine}; use {' or '.join(get_args(Engine))}")
 
 
 def problem_of(design: Design) -> Problem:

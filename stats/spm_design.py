@@ -114,7 +114,8 @@ def require_columns(
         )
 
 
-def _is_number(kind: str) -> bool:
+def is_number(kind: str) -> bool:
+    """Whether a type of DuckDB is one of numbers; booleans are."""
     return (
         kind.startswith(("DECIMAL", "BOOLEAN", "FLOAT", "DOUBLE"))
         or kind.endswith("INT")
@@ -167,14 +168,14 @@ def read_cases(
     repeated = {name for name in wanted[1:] if wanted[1:].count(name) > 1}
     if repeated:
         raise StatisticsError(f"{', '.join(sorted(repeated))}: used twice in the design")
-    if not _is_number(there[design.group]):
+    if not is_number(there[design.group]):
         raise StatisticsError(
             f"the group {design.group!r} is {there[design.group]}; give 0 and 1 (or false and "
             "true), so that it is plain which group is subtracted from which"
         )
     relation = quote_identifier(cases)
-    numeric = [name for name in (design.group, *design.covariates) if _is_number(there[name])]
-    if design.block is not None and _is_number(there[design.block]):
+    numeric = [name for name in (design.group, *design.covariates) if is_number(there[name])]
+    if design.block is not None and is_number(there[design.block]):
         numeric.append(design.block)
     # An identifier's type is free; a number has to be finite too.
     conditions = [f"{quote_identifier(name)} IS NOT NULL" for name in wanted]

@@ -15,6 +15,7 @@ from stats.clusters import (
     cluster_table,
     compartment_table,
 )
+from stats.engines import Engine
 from stats.errors import StatisticsError
 from stats.exchange import plan_exchange
 from stats.mesh import SurfaceMesh
@@ -29,8 +30,9 @@ from stats.permutation import (
     over_family,
     searched,
 )
-from stats.spm import ExtraMaps, MapMatrix, SpmResult, map_matrix, spm
+from stats.spm import SpmResult, spm
 from stats.spm_design import SpmDesign, listed
+from stats.spm_maps import ExtraMaps, MapMatrix, check_maps, map_matrix
 from stats.spm_sql import Layout
 from stats.tfce import tfce
 
@@ -100,6 +102,7 @@ def spm_family(
     extra_maps: ExtraMaps = "refuse",
     confidence: float = 0.95,
     cluster_p: float = 0.001,
+    engine: Engine = "sql",
 ) -> SpmFamily:
     """Test a family of maps of the same cases, e.g. 3 bones x 3 biomarkers.
 
@@ -115,6 +118,7 @@ def spm_family(
         extra_maps: see `spm`.
         confidence: see `spm`.
         cluster_p: two-sided p that forms clusters where there are no permutations.
+        engine: see `spm`.
 
     Raises:
         StatisticsError: see `spm`; or maps of other cases, or a mesh with another number of
@@ -137,6 +141,7 @@ def spm_family(
             layout=layout,
             extra_maps=extra_maps,
             confidence=confidence,
+            engine=engine,
         )
         for name, relation in maps.items()
     }
@@ -165,7 +170,7 @@ def spm_family(
     if permutations is not None:
         matrices = {
             name: map_matrix(
-                connection, relation, cases, design, layout=layout, extra_maps=extra_maps
+                connection, check_maps(connection, relation, cases, design, layout, extra_maps)
             )
             for name, relation in maps.items()
         }

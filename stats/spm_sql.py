@@ -217,10 +217,10 @@ def _sums_of_vertex_rows(statement: SpmStatement, cases: SpmCases) -> list[str]:
         vertex,
         shift,
         false AS repeated,
-        CASE WHEN complete THEN {n} ELSE round(list_sum(present)) END::BIGINT AS n,
+        CASE WHEN complete THEN {n} ELSE coalesce(round(list_sum(present)), 0) END::BIGINT AS n,
         CASE
             WHEN complete THEN {int(cases.group.sum())}
-            ELSE round(array_inner_product(present, in_group1))
+            ELSE coalesce(round(array_inner_product(present, in_group1)), 0)
         END::BIGINT AS n_group1,
         array_inner_product(y, y) AS yy,
         {products}
@@ -450,7 +450,7 @@ SELECT
     ln_p,
     CASE WHEN reason IS NULL THEN least(1, exp(ln_q)) END AS q_bh,
     CASE WHEN reason IS NULL THEN least(1, exp(ln_q + ln(by_factor))) END AS q_by,
-    least(1, p * n_tested) AS p_bonferroni,
+    CASE WHEN reason IS NULL THEN least(1, p * n_tested) END AS p_bonferroni,
     t * t / (t * t + df) AS partial_eta2,
     small_sample * d AS hedges_g,
     small_sample * d - g_margin AS hedges_g_low,

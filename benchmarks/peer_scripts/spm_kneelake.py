@@ -12,6 +12,7 @@ from stats.spm_design import SpmDesign
 design = np.load(FOLDER / "design.npy")
 path = str(np.load(FOLDER / "maps_file.npy"))
 threads = int(np.load(FOLDER / "threads.npy"))
+engine = str(np.load(FOLDER / "engine.npy"))
 frame = pl.DataFrame(design[:, 1:], schema=["age", "sex", "bmi", "pain"]).with_columns(
     case=pl.int_range(pl.len()), position=pl.int_range(1, pl.len() + 1)
 )
@@ -21,6 +22,8 @@ for file in sql.macros():
     connection.execute(file.text)
 connection.register("cases", frame.to_arrow())
 connection.execute(f"CREATE VIEW maps AS FROM '{path}'")
-points = measure(lambda: spm(connection, "maps", "cases", SpmDesign("pain")).points, 5)
+points = measure(
+    lambda: spm(connection, "maps", "cases", SpmDesign("pain"), engine=engine).points, 5
+)
 np.save(FOLDER / "t.npy", points["t"].to_numpy())
 np.save(FOLDER / "p.npy", points["p"].to_numpy())

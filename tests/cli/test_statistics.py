@@ -7,6 +7,7 @@ import duckdb
 import numpy as np
 import polars as pl
 import pytest
+from polars.testing import assert_frame_equal
 from scipy.stats import ttest_ind
 
 from dagster_project.cli import main
@@ -202,6 +203,22 @@ def test_spm_finds_the_vertex_and_writes_every_one(
     ]
     assert main([*asked, "--covariates", "age"]) == 0
     assert "p is not corrected for the number of vertices" in capsys.readouterr().out
+
+
+def test_both_engines_of_spm_give_the_same_points(
+    maps: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = ["spm", str(maps[0]), "--cases", str(maps[1]), "--group", "pain", "--show-sql"]
+    found = {}
+    for engine in ("sql", "polars"):
+        out = tmp_path / f"{engine}.parquet"
+        assert main([*asked, "--engine", engine, "--out", str(out)]) == 0
+        found[engine] = pl.read_parquet(out)
+        printed = capsys.readouterr().out
+        assert ("WITH" in printed) == (engine == "sql")
+        assert ("runs no SQL" in printed) == (engine == "polars")
+    # A relative difference says nothing of a difference of means that is near 0.
+    assert_frame_equal(found["sql"], found["polars"], rel_tol=1e-9, abs_tol=1e-12)
 
 
 def test_spm_results_are_kept_in_the_lake(

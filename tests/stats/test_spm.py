@@ -1,6 +1,8 @@
-"""The point-by-point ANCOVA against statsmodels, vertex by vertex."""
+"""The point-by-point ANCOVA against statsmodels, vertex by vertex, by both engines."""
 
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import duckdb
 import mpmath
@@ -13,12 +15,21 @@ from spm_samples import cohort, connect, design_matrix, register
 from statsmodels.stats.multitest import multipletests
 
 import sql
-from stats.spm import map_matrix, spm, spm_sql
+from stats import spm as spm_module
+from stats.spm import SpmResult, spm_sql
 from stats.spm_design import SpmDesign
+from stats.spm_maps import check_maps, map_matrix
+from stats.spm_polars import ln_t_tails
 from stats.spm_sql import POINT_COLUMNS
 
 DESIGN = SpmDesign("pain")
 N, V = 83, 60
+Spm = Callable[..., SpmResult]
+
+
+@pytest.fixture(params=["sql", "polars"])
+def spm(request: pytest.FixtureRequest) -> Spm:
+    return partial(spm_module.spm, engine=request.param)
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +108,7 @@ def by_statsmodels(values: np.ndarray, matrix: np.ndarray) -> pl.DataFrame:
 
 @pytest.mark.parametrize("layout", ["vertex_rows", "long", "case_rows"])
 def test_every_vertex_is_that_of_statsmodels(
-    layout: str, cases: pl.DataFrame, values: np.ndarray
+    spm: Spm, layout: str, cases: pl.DataFrame, values: np.ndarray
 ) -> None:
     connection = connection_with(layout, cases, values)
     result = spm(connection, "maps", "knees", DESIGN)
@@ -116,14 +127,16 @@ def test_every_vertex_is_that_of_statsmodels(
         np.testing.assert_allclose(result.points[name], expected[name], rtol=1e-10, err_msg=name)
 
 
-def test_corrections_are_those_of_statsmodels(cases: pl.DataFrame, values: np.ndarray) -> None:
+def test_corrections_are_those_of_statsmodels(
+    spm: Spm, cases: pl.DataFrame, values: np.ndarray
+) -> None:
     points = spm(connection_with("vertex_rows", cases, values), "maps", "knees", DESIGN).points
     for column, method in (("q_bh", "fdr_bh"), ("q_by", "fdr_by"), ("p_bonferroni", "bonferroni")):
         expected = multipletests(points["p"].to_numpy(), method=method)[1]
         np.testing.assert_allclose(points[column], expected, rtol=1e-12, err_msg=method)
 
 
-def test_vertices_without_a_test_are_not_counted_in_the_corrections() -> None:
+def test_vertices_without_a_test_are_not_counted_in_the_corrections(spm: Spm) -> None:
     cases = cohort(40)
     rng = np.random.default_rng(2)
     values = rng.normal(size=(40, 10))
@@ -139,7 +152,7 @@ def test_vertices_without_a_test_are_not_counted_in_the_corrections() -> None:
     assert points["q_bh"][3] is None
 
 
-def test_effect_sizes(cases: pl.DataFrame, values: np.ndarray) -> None:
+def test_effect_sizes(spm: Spm, cases: pl.DataFrame, values: np.ndarray) -> None:
     points = spm(connection_with("vertex_rows", cases, values), "maps", "knees", DESIGN).points
     expected = by_statsmodels(values, design_matrix(cases))
     df, t = expected["df"].to_numpy(), expected["t"].to_numpy()
@@ -164,7 +177,7 @@ def _noncentrality(t: float, df: int, below: float) -> float:
     return brentq(lambda nc: scipy_stats.nct.cdf(t, df, nc) - below, t - 8, t + 8)
 
 
-def test_p_of_strong_effects_keeps_its_digits_past_the_smallest_double() -> None:
+def test_p_of_strong_effects_keeps_its_digits_past_the_smallest_double(spm: Spm) -> None:
     cases = cohort(400)
     rng = np.random.default_rng(3)
     pain = cases["pain"].to_numpy()[:, None]
@@ -200,11 +213,14 @@ def test_fast_tails_are_those_of_60_digits() -> None:
         for (t, df), (ln_p, limit) in zip(cells, found, strict=True):
             x = df / (df + mpmath.mpf(t) ** 2)
             tail = mpmath.betainc(mpmath.mpf(df) / 2, mpmath.mpf(1) / 2, 0, x, regularized=True)
+            ln_beta = float(mpmath.log(mpmath.beta(mpmath.mpf(df) / 2, mpmath.mpf(1) / 2)))
+            given = (np.array([float(v)]) for v in (t, df, ln_beta))
             assert ln_p == pytest.approx(float(mpmath.log(tail)), abs=5e-13)
+            assert ln_t_tails(*given)[0] == pytest.approx(float(mpmath.log(tail)), abs=5e-13)
             assert limit == pytest.approx(scipy_stats.t.isf(0.025, df), rel=1e-10)
 
 
-def test_more_cases_than_the_fast_tails_take() -> None:
+def test_more_cases_than_the_fast_tails_take(spm: Spm) -> None:
     cases = cohort(5100)
     rng = np.random.default_rng(4)
     values = rng.normal(size=(5100, 3))
@@ -217,7 +233,7 @@ def test_more_cases_than_the_fast_tails_take() -> None:
     np.testing.assert_allclose(points["ci_low"], expected["ci_low"], rtol=1e-8)
 
 
-def test_why_a_vertex_is_not_tested() -> None:
+def test_why_a_vertex_is_not_tested(spm: Spm) -> None:
     cases = cohort(30)
     rng = np.random.default_rng(5)
     values = rng.normal(size=(30, 9))
@@ -260,7 +276,29 @@ def test_why_a_vertex_is_not_tested() -> None:
     assert kept.points["reason"][6] is None
 
 
-def test_a_factor_and_a_boolean_group() -> None:
+@pytest.mark.parametrize("subset", [False, True])
+def test_a_vertex_whose_row_is_null_has_no_values(spm: Spm, subset: bool) -> None:
+    cases = cohort(30)
+    values = np.random.default_rng(11).normal(size=(30, 3))
+    rows = pl.DataFrame({"vertex": [2, 0, 1, 3], "values": [*values.T.tolist(), None]})
+    connection = connect()
+    connection.register("knees", (cases.head(28) if subset else cases).to_arrow())
+    connection.register("maps", rows.to_arrow())
+    result = spm(connection, "maps", "knees", DESIGN, extra_maps="ignore")
+    assert result.points["reason"].to_list() == [None, None, None, "no_values"]
+    last = result.points.drop("vertex", "n", "n_group0", "n_group1", "reason").row(3)
+    assert result.points.row(3)[:4] == (3, 0, 0, 0)
+    assert set(last) == {None}
+    n = result.n_cases
+    expected = by_statsmodels(values[:n, [1, 2, 0]], design_matrix(cases)[:n])
+    np.testing.assert_allclose(result.points["t"][:3], expected["t"], rtol=1e-10)
+    checked = check_maps(connection, "maps", "knees", DESIGN, extra_maps="ignore")
+    matrix = map_matrix(connection, checked).values
+    np.testing.assert_array_equal(matrix[:, :3], values[:n, [1, 2, 0]])
+    assert np.isnan(matrix[:, 3]).all()
+
+
+def test_a_factor_and_a_boolean_group(spm: Spm) -> None:
     cases = cohort(60).with_columns(
         site=pl.Series(["A", "B", "C's"] * 20), pain=pl.col("pain") == 1
     )
@@ -276,7 +314,7 @@ def test_a_factor_and_a_boolean_group() -> None:
     assert points["df"].to_list() == [55] * 5
 
 
-def test_without_covariates_it_is_the_t_test() -> None:
+def test_without_covariates_it_is_the_t_test(spm: Spm) -> None:
     cases = cohort(25)
     values = np.random.default_rng(7).normal(size=(25, 6))
     connection = connect()
@@ -290,7 +328,7 @@ def test_without_covariates_it_is_the_t_test() -> None:
     np.testing.assert_allclose(points["mean_group1"], points["adjusted_mean_group1"], rtol=1e-11)
 
 
-def test_cases_with_a_missing_covariate_are_dropped_and_counted() -> None:
+def test_cases_with_a_missing_covariate_are_dropped_and_counted(spm: Spm) -> None:
     cases = cohort(50).with_columns(
         age=pl.when(pl.col("position") == 4).then(None).otherwise(pl.col("age")),
         bmi=pl.when(pl.col("position") == 9).then(float("nan")).otherwise(pl.col("bmi")),
@@ -311,7 +349,9 @@ def test_cases_with_a_missing_covariate_are_dropped_and_counted() -> None:
 
 
 @pytest.mark.parametrize("layout", ["vertex_rows", "long", "case_rows"])
-def test_a_subset_of_the_cases(layout: str, cases: pl.DataFrame, values: np.ndarray) -> None:
+def test_a_subset_of_the_cases(
+    spm: Spm, layout: str, cases: pl.DataFrame, values: np.ndarray
+) -> None:
     chosen = cases.filter(pl.col("position") % 3 != 0)
     connection = connection_with(layout, cases, values)
     connection.register("knees", chosen.to_arrow())
@@ -319,13 +359,14 @@ def test_a_subset_of_the_cases(layout: str, cases: pl.DataFrame, values: np.ndar
     rows = chosen["position"].to_numpy() - 1
     expected = by_statsmodels(values[rows], design_matrix(chosen))
     np.testing.assert_allclose(result.points["t"], expected["t"], rtol=1e-9, atol=1e-10)
-    matrix = map_matrix(connection, "maps", "knees", DESIGN, extra_maps="ignore")
+    checked = check_maps(connection, "maps", "knees", DESIGN, extra_maps="ignore")
+    matrix = map_matrix(connection, checked)
     np.testing.assert_array_equal(matrix.cases.keys, chosen["case"])
     np.testing.assert_array_equal(matrix.values, values[rows])
 
 
 def test_float32_maps_of_a_parquet_file(
-    cases: pl.DataFrame, values: np.ndarray, tmp_path_factory: pytest.TempPathFactory
+    spm: Spm, cases: pl.DataFrame, values: np.ndarray, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     path = tmp_path_factory.mktemp("maps") / "maps.parquet"
     single = values[:, :40].astype(np.float32)
@@ -342,7 +383,7 @@ def test_float32_maps_of_a_parquet_file(
 def test_the_printed_statement_runs_anywhere(cases: pl.DataFrame, values: np.ndarray) -> None:
     text = spm_sql(connection_with("vertex_rows", cases, values), "maps", "knees", DESIGN)
     other = connection_with("vertex_rows", cases, values)
-    expected = spm(other, "maps", "knees", DESIGN)
+    expected = spm_module.spm(other, "maps", "knees", DESIGN)
     assert text == expected.sql
     assert other.execute(text).fetchall() == expected.points.rows()
     for word in ("grain:", "assumes:", "age", "pain"):
@@ -359,7 +400,7 @@ def test_the_printed_statement_runs_anywhere(cases: pl.DataFrame, values: np.nda
         ("map_rows", "Ranked", "vertex"),
     ],
 )
-def test_names_are_only_names(maps: str, knees: str, group: str) -> None:
+def test_names_are_only_names(spm: Spm, maps: str, knees: str, group: str) -> None:
     cases = cohort(30)
     values = np.random.default_rng(9).normal(size=(30, 4))
     connection = connect()
@@ -376,7 +417,7 @@ def test_names_are_only_names(maps: str, knees: str, group: str) -> None:
     assert connection.execute("FROM keep").fetchall() == [(1,)]
 
 
-def test_p_values_are_uniform_under_the_null() -> None:
+def test_p_values_are_uniform_under_the_null(spm: Spm) -> None:
     """2,500 independent vertices of skewed covariates and unequal groups, 10 % missing."""
     cases = cohort(60)
     rng = np.random.default_rng(10)

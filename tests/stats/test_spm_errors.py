@@ -1,6 +1,7 @@
-"""What the point-by-point ANCOVA refuses, and how it says so."""
+"""What the point-by-point ANCOVA refuses, and how it says so, by both engines."""
 
 from collections.abc import Callable
+from typing import get_args
 
 import duckdb
 import numpy as np
@@ -8,6 +9,7 @@ import polars as pl
 import pytest
 from spm_samples import cohort, connect, grid_mesh, register
 
+from stats.engines import Engine
 from stats.errors import StatisticsError
 from stats.permutation import PermutationOptions
 from stats.spm import spm
@@ -16,6 +18,7 @@ from stats.spm_family import spm_family
 
 DESIGN = SpmDesign("pain")
 N, V = 30, 12
+ENGINES = get_args(Engine)
 Change = Callable[[pl.DataFrame], pl.DataFrame]
 
 
@@ -73,8 +76,9 @@ def test_cases_that_cannot_be_used(
     connection: duckdb.DuckDBPyConnection, change: Change, message: str
 ) -> None:
     connection.register("knees", change(cohort(N)).to_arrow())
-    with pytest.raises(StatisticsError, match=message):
-        spm(connection, "maps", "knees", DESIGN)
+    for engine in ENGINES:
+        with pytest.raises(StatisticsError, match=message):
+            spm(connection, "maps", "knees", DESIGN, engine=engine)
 
 
 @pytest.mark.parametrize(
@@ -85,7 +89,13 @@ def test_cases_that_cannot_be_used(
             "maps",
             "SELECT vertex, CASE WHEN vertex = 3 THEN values[:29] ELSE values END AS values "
             "FROM maps",
-            "do not all hold 30 numbers",
+            "vertex 3 of the maps 'broken' has 29 values, others 30",
+        ),
+        (
+            "maps",
+            "SELECT vertex, list_transform(values, lambda x: CASE WHEN vertex = 7 THEN 'none' "
+            "ELSE x::VARCHAR END) AS values FROM maps",
+            r"'values' of the maps 'broken' is VARCHAR\[\]; give numbers",
         ),
         (
             "maps",
@@ -94,7 +104,11 @@ def test_cases_that_cannot_be_used(
             "infinite values at 2 vertices, the first 4",
         ),
         ("maps", "SELECT * FROM maps UNION ALL SELECT * FROM maps WHERE vertex = 5", "at vertex 5"),
-        ("maps", "SELECT nullif(vertex, 5) AS vertex, values FROM maps", "without a vertex"),
+        (
+            "maps",
+            "SELECT nullif(vertex, 5) AS vertex, values FROM maps",
+            "have 1 rows without a vertex",
+        ),
         ("maps", "SELECT vertex, values AS v FROM maps", "have the columns vertex, v; give"),
         ("maps", "SELECT vertex, values, 1 AS value FROM maps", "have the columns"),
         ("maps", "SELECT * FROM maps WHERE vertex < 0", "hold no values"),
@@ -122,6 +136,12 @@ def test_cases_that_cannot_be_used(
             "FROM long",
             "infinite values at 1 vertices, the first 2",
         ),
+        (
+            "long",
+            'SELECT "case", nullif(vertex, 4) AS vertex, value FROM long',
+            "have 30 rows without a vertex",
+        ),
+        ("long", "SELECT * REPLACE ('none' AS value) FROM long", "'value' of .* is VARCHAR; give"),
         ("long", 'SELECT 1 AS "case", vertex, value FROM long', "another type"),
         ("rows", "SELECT * FROM rows UNION ALL SELECT * FROM rows LIMIT 31", "more than once"),
         (
@@ -136,8 +156,9 @@ def test_maps_that_cannot_be_used(
     connection: duckdb.DuckDBPyConnection, relation: str, query: str, message: str
 ) -> None:
     connection.execute(f"CREATE OR REPLACE TABLE broken AS {query}")
-    with pytest.raises(StatisticsError, match=message):
-        spm(connection, "broken", "knees", DESIGN)
+    for engine in ENGINES:
+        with pytest.raises(StatisticsError, match=message):
+            spm(connection, "broken", "knees", DESIGN, engine=engine)
 
 
 def test_short_rows_are_seen_where_a_subset_is_taken(
@@ -148,8 +169,9 @@ def test_short_rows_are_seen_where_a_subset_is_taken(
         "CREATE OR REPLACE TABLE broken AS SELECT vertex, CASE WHEN vertex = 3 THEN values[:28] "
         "ELSE values END AS values FROM maps"
     )
-    with pytest.raises(StatisticsError, match="vertex 3 of the maps 'broken' has 28 values"):
-        spm(connection, "broken", "knees", DESIGN, extra_maps="ignore")
+    for engine in ENGINES:
+        with pytest.raises(StatisticsError, match="vertex 3 of the maps 'broken' has 28 values"):
+            spm(connection, "broken", "knees", DESIGN, extra_maps="ignore", engine=engine)
 
 
 @pytest.mark.parametrize(
@@ -159,6 +181,7 @@ def test_short_rows_are_seen_where_a_subset_is_taken(
         (lambda c: spm(c, "maps", "nowhere", DESIGN), "no table or view 'nowhere'"),
         (lambda c: spm(c, "maps", "knees", SpmDesign("pain", ("age", "age"))), "age: used twice"),
         (lambda c: spm(c, "maps", "knees", DESIGN, confidence=95), "confidence of 95"),
+        (lambda c: spm(c, "maps", "knees", DESIGN, engine="R"), "no engine R; use sql or polars"),
         (lambda c: spm(c, "maps", "knees", DESIGN, layout="long"), "no column 'case', 'value'"),
         (lambda c: spm(c, "maps", "Map_Rows", DESIGN), "rename the cases"),
         (
