@@ -156,9 +156,11 @@ def _sums(rows: _Rows, times: _Vector, beta: _Vector) -> tuple[_Vector, _Vector,
     size = beta.shape[1]
     information = np.empty((len(beta), size, size))
     first, second = np.triu_indices(size)
-    information[:, first, second] = (times * h) @ rows.products
+    h *= times
+    r *= times
+    information[:, first, second] = h @ rows.products
     information[:, second, first] = information[:, first, second]
-    return (times * likely).sum(axis=1), (times * r) @ design.z, information
+    return np.einsum("ij,ij->i", times, likely), r @ design.z, information
 
 
 def _solved(information: _Vector, gradient: _Vector) -> _Vector:
