@@ -91,7 +91,10 @@ def test_models_are_trained_once_and_pain_begins_with_osteoarthritis(lake: Lake)
     assert metadata.config == json.loads(pain["config"])
     assert metadata.metrics["auc"] == pain["val_auc"]
     assert network.fc.weight.shape == (2, PAIN.network.n_features)
-    epochs = lake.sql("FROM training_epochs WHERE task = 'chronic_pain' AND bone = 'femur'")
+    epochs = lake.sql(
+        "FROM training_epochs WHERE task = 'chronic_pain' AND bone = 'femur' "
+        "AND strategy = 'thickness'"
+    )
     assert epochs["val_auc"].to_list() == [pain["val_auc"]]
     assert epochs["checkpoint_hash"].to_list() == [pain["checkpoint_hash"]]
     # What a kill would have needed is gone.
