@@ -1,5 +1,6 @@
 """Rows of any kind to the exact Arrow table the registry asks for, or an error that says where."""
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
@@ -76,6 +77,15 @@ def _where(arrow: pa.Table, row: int) -> str:
     return f" ({knee_visit})" if knee_visit else ""
 
 
+@functools.cache
+def _checker() -> duckdb.DuckDBPyConnection:
+    """What checks are worked out by, once a process: to make it takes longer than they do.
+
+    On one thread, so that it holds none that a fork would lose.
+    """
+    return duckdb.connect(config={"threads": "1"})
+
+
 def first_failure(arrow: pa.Table, checks: Sequence[Check]) -> tuple[int, Check] | None:
     """The first row that fails a check, and that check."""
     if not checks or arrow.num_rows == 0:
@@ -85,7 +95,7 @@ def first_failure(arrow: pa.Table, checks: Sequence[Check]) -> tuple[int, Check]
         f"WHEN NOT coalesce({check.predicate}, false) THEN {index}"
         for index, check in enumerate(checks)
     )
-    with duckdb.connect() as connection:
+    with _checker().cursor() as connection:
         connection.register("numbered", numbered)
         found = connection.execute(
             f"SELECT {ROW_NUMBER}, CASE {cases} END AS failed FROM numbered "  # noqa: S608 - registry text, not input
