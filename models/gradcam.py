@@ -75,6 +75,14 @@ class Explanation:
         """Its text."""
         return f"{self.method}:{self.layer}"
 
+    @property
+    def in_fingerprints(self) -> list[str]:
+        """What a fingerprint states of it: its text, but nothing for the paper's way.
+
+        So what was computed before there was a choice stays current.
+        """
+        return [] if self == Explanation() else [str(self)]
+
 
 _Classes = TypeVar("_Classes", "torch.Tensor", NDArray[Any])
 

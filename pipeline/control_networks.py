@@ -348,9 +348,8 @@ def _fingerprint(
         options.seed,
         CODE_VERSION[STEP],
         CODE_VERSION["classifiers"],
+        *explanation.in_fingerprints,
     ]
-    # The paper's way goes without saying, as in `predictions.computed_as`.
-    stated += [str(explanation)] * (explanation != Explanation())
     return hashlib.sha256(json.dumps(stated).encode()).hexdigest()
 
 

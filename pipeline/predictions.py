@@ -269,11 +269,11 @@ def _one_thread() -> Iterator[None]:
 
 
 def computed_as(precision: Precision, explanation: Explanation) -> str:
-    """What predictions depend on besides networks and images; the paper's way goes without saying.
+    """What predictions depend on besides networks and images.
 
     Raising `CODE_VERSION` is for what changes the numbers of one and the same choice.
     """
-    return precision if explanation == Explanation() else f"{precision} {explanation}"
+    return " ".join([precision, *explanation.in_fingerprints])
 
 
 def _commit(
