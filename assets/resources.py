@@ -27,26 +27,20 @@ if TYPE_CHECKING:
     from pipeline.ingest import Progress
 
 
-SETTLED = ("cohort_candidates", "model_cases")
-"""Views that most others stand on and that take longest: a snapshot works them out once."""
-
-
 @dataclass
 class _Views:
-    """A connection with every view, and which of `SETTLED` are tables on it."""
+    """A connection with every view, and which of them are tables on it."""
 
     connection: duckdb.DuckDBPyConnection
     settled: set[str] = field(default_factory=set)
 
     def settle(self, query: str) -> None:
-        """Work out what a query needs of `SETTLED`, where that has not been done."""
-        needed = sql.needed_by(query, views.VIEW_GROUPS)
-        for name in SETTLED:
-            if name in needed and name not in self.settled:
-                table = f"settled_{name}"
-                self.connection.execute(f"CREATE TABLE {table} AS FROM {name}")
-                self.connection.execute(f"CREATE OR REPLACE VIEW {name} AS FROM {table}")
-                self.settled.add(name)
+        """Work out what a query needs of the views that many read, where that has not been done."""
+        needed = {"batches", *sql.needed_by(query, views.VIEW_GROUPS)} - self.settled
+        names = [name for name in views.shared_views() if name in needed]
+        if names:
+            views.settle(self.connection, names)
+            self.settled.update(names)
 
 
 @lru_cache(maxsize=1)
@@ -71,7 +65,7 @@ class LakeSnapshot(Lake):
     ) -> duckdb.DuckDBPyConnection:
         """A cursor of the shared connection; closing it leaves the views.
 
-        With a query, what it needs of `SETTLED` is worked out first; every view is there anyway.
+        With a query, views it needs that many read are worked out first; all are there anyway.
         """
         # Variables belong to the connection its cursors share: other settings need another one.
         if settings:

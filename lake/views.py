@@ -7,7 +7,8 @@ input; of an analysis the rows of its newest run. What counts is itself SQL:
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +115,14 @@ def _of_analysis(table: Table, columns: str) -> str:
     )
 
 
+def _names_views(query: str) -> bool:
+    """Whether a query says which views it reads; one on the catalogue may mean any."""
+    known = {name for table in TABLES for name in (table, f"{table}_history")}
+    known.update(file.name for file in sql.views(VIEW_GROUPS))
+    words = set(_WORD.findall(query.lower()))
+    return bool(words & known) and not words & _CATALOGUE
+
+
 def _wanted(query: str | None) -> set[str]:
     """The views to make for a query, by name; see `view_statements`."""
     files = {file.name: file for file in sql.views(VIEW_GROUPS)}
@@ -121,7 +130,7 @@ def _wanted(query: str | None) -> set[str]:
     if query is None:
         return {*files, *stored}
     words = set(_WORD.findall(query.lower()))
-    if words & _CATALOGUE or not words & {*files, *stored}:
+    if not _names_views(query):
         return stored | {name for name, file in files.items() if file.group not in LAZY_GROUPS}
     chosen = sql.needed_by(query, VIEW_GROUPS)
     needed = words & stored
@@ -208,6 +217,45 @@ def _execute(connection: duckdb.DuckDBPyConnection, statements: Sequence[str]) -
         connection.execute(text.replace("CREATE VIEW", "CREATE OR REPLACE VIEW", 1))
 
 
+@cache
+def shared_views(query: str | None = None) -> tuple[str, ...]:
+    """Views that more than one other reads, each after those it reads.
+
+    DuckDB writes a view out at every place that names it, and plans each anew: a query over a few
+    dozen files becomes one over hundreds. Only views of at most a row per knee-visit and network
+    count, which are small; and `batches`, which every table's history reads.
+
+    Args:
+        query: only those that it and the views it needs read more than once; None for those that
+            any two shipped files read.
+    """
+    if query is None:
+        readers = [file.text for file in sql.load_all().values()]
+    elif not _names_views(query):
+        return ()
+    else:
+        chosen = sql.needed_by(query, VIEW_GROUPS)
+        readers = [query, *(file.text for file in sql.views(VIEW_GROUPS) if file.name in chosen)]
+    # A file names itself in no more than its comments.
+    words = [sql.names(text) for text in readers]
+    found = [
+        file.name for file in sql.views(LAZY_GROUPS) if sum(file.name in each for each in words) > 1
+    ]
+    return ("batches", *found)
+
+
+def settle(connection: duckdb.DuckDBPyConnection, names: Iterable[str]) -> None:
+    """Work out some views once, for all that read them; each after those it reads.
+
+    On one thread: a sum over threads differs from run to run in its last digits.
+    """
+    connection.execute("SET threads = 1")
+    for name in names:
+        connection.execute(f"CREATE TABLE settled_{name} AS FROM {name}")
+        connection.execute(f"CREATE OR REPLACE VIEW {name} AS FROM settled_{name}")
+    connection.execute("RESET threads")
+
+
 def _remember_columns(connection: duckdb.DuckDBPyConnection) -> None:
     rows = connection.execute(
         "SELECT table_name, column_name, data_type FROM duckdb_columns() "
@@ -229,7 +277,8 @@ def connect(
     Args:
         root: the lake's folder.
         settings: values for `sql.settings()` in place of their defaults.
-        query: what will be asked, where nothing else will; see `view_statements`.
+        query: what will be asked, where nothing else will; see `view_statements`. What it needs
+            more than once is worked out here, with these settings.
 
     Raises:
         LakeError: a setting that no view reads.
@@ -251,6 +300,8 @@ def connect(
             # The name is one of those the shipped files declare.
             connection.execute(f"SET VARIABLE {name} = $1", [value])
         _execute(connection, list(view_statements(root, query)))
+        if query is not None:
+            settle(connection, shared_views(query))
     except BaseException:
         connection.close()
         raise

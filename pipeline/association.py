@@ -66,8 +66,9 @@ def _run(
     with lake.connect(choices, f"{cases} FROM analyses") as connection:
         # A sum over threads differs from run to run in its last digits, and so would the bytes.
         connection.execute("SET threads = 1")
-        # Once: the views behind the cases are deep, and the models read them many times.
-        connection.execute(f"CREATE TEMP TABLE {ROWS} AS {cases}")
+        # Once: the views behind the cases are deep, and the models read them many times. In order,
+        # since sums in another order differ in their last digits.
+        connection.execute(f"CREATE TEMP TABLE {ROWS} AS {cases} ORDER BY ALL")
         rows = fetch(connection, f"FROM {ROWS}")
         identity = fingerprint(rows, {**(choices or {}), "queries": queries})
         computed = not is_current(connection, analysis, identity)
