@@ -123,7 +123,9 @@ def _judged(
     connection.execute(
         f"CREATE OR REPLACE TEMP TABLE {_SCORED} AS "  # noqa: S608 - our own texts, values bound
         "SELECT bone, strategy, knee_visit, subject_id, is_case, probability "
-        f"FROM scored_predictions WHERE task = $1 AND split = 'test' AND {_OF_VISITS[visits]}",
+        f"FROM scored_predictions WHERE task = $1 AND split = 'test' AND {_OF_VISITS[visits]} "
+        # Sums in another order differ in their last digits.
+        "ORDER BY ALL",
         [task],
     )
     models = connection.sql(
