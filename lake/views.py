@@ -8,7 +8,6 @@ input; of an analysis the rows of its newest run. What counts is itself SQL:
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,9 @@ from lake.tables import LEDGER_STEPS, TABLES, Table
 LAZY_GROUPS = ("cohort", "association", "learning", "atlas")
 """Views made only for queries that need them."""
 VIEW_GROUPS = ("lake", "biomarkers", *LAZY_GROUPS)
+
+_STORED = frozenset(name for table in TABLES for name in (table, f"{table}_history"))
+"""The views of stored rows."""
 
 _WORD = re.compile(r"\w+")
 _VIEW = re.compile(r"CREATE VIEW (\w+) AS ")
@@ -117,30 +119,27 @@ def _of_analysis(table: Table, columns: str) -> str:
 
 def _names_views(query: str) -> bool:
     """Whether a query says which views it reads; one on the catalogue may mean any."""
-    known = {name for table in TABLES for name in (table, f"{table}_history")}
-    known.update(file.name for file in sql.views(VIEW_GROUPS))
     words = set(_WORD.findall(query.lower()))
+    known = _STORED.union(file.name for file in sql.views(VIEW_GROUPS))
     return bool(words & known) and not words & _CATALOGUE
 
 
-def _wanted(query: str | None) -> set[str]:
+def _wanted(query: str | None) -> frozenset[str]:
     """The views to make for a query, by name; see `view_statements`."""
     files = {file.name: file for file in sql.views(VIEW_GROUPS)}
-    stored = {name for table in TABLES for name in (table, f"{table}_history")}
     if query is None:
-        return {*files, *stored}
-    words = set(_WORD.findall(query.lower()))
+        return _STORED.union(files)
     if not _names_views(query):
-        return stored | {name for name, file in files.items() if file.group not in LAZY_GROUPS}
+        return _STORED | {name for name, file in files.items() if file.group not in LAZY_GROUPS}
     chosen = sql.needed_by(query, VIEW_GROUPS)
-    needed = words & stored
+    needed = _STORED & set(_WORD.findall(query.lower()))
     for name in chosen:
-        needed |= {relation for relation in stored if files[name].mentions(relation)}
+        needed |= {relation for relation in _STORED if files[name].mentions(relation)}
     if any(TABLES[name].step in LEDGER_STEPS for name in needed if name in TABLES):
         needed |= {"current_results", "ledger"}
     if any(TABLES[name].step == "statistics" for name in needed if name in TABLES):
         needed |= {ANALYSES}
-    return chosen | needed | {f"{name}_history" for name in needed if name in TABLES}
+    return needed.union(chosen, (f"{name}_history" for name in needed if name in TABLES))
 
 
 def view_statements(root: Path, query: str | None = None) -> Iterator[str]:
@@ -217,7 +216,6 @@ def _execute(connection: duckdb.DuckDBPyConnection, statements: Sequence[str]) -
         connection.execute(text.replace("CREATE VIEW", "CREATE OR REPLACE VIEW", 1))
 
 
-@cache
 def shared_views(query: str | None = None) -> tuple[str, ...]:
     """Views that more than one other reads, each after those it reads.
 
@@ -229,17 +227,18 @@ def shared_views(query: str | None = None) -> tuple[str, ...]:
         query: only those that it and the views it needs read more than once; None for those that
             any two shipped files read.
     """
-    if query is None:
-        readers = [file.text for file in sql.load_all().values()]
-    elif not _names_views(query):
-        return ()
-    else:
+    readers, words = list(sql.load_all().values()), set()
+    if query is not None:
+        if not _names_views(query):
+            return ()
         chosen = sql.needed_by(query, VIEW_GROUPS)
-        readers = [query, *(file.text for file in sql.views(VIEW_GROUPS) if file.name in chosen)]
+        readers = [file for file in sql.views(VIEW_GROUPS) if file.name in chosen]
+        words = set(_WORD.findall(query.lower()))
     # A file names itself in no more than its comments.
-    words = [sql.names(text) for text in readers]
     found = [
-        file.name for file in sql.views(LAZY_GROUPS) if sum(file.name in each for each in words) > 1
+        file.name
+        for file in sql.views(LAZY_GROUPS)
+        if sum(reader.mentions(file.name) for reader in readers) + (file.name in words) > 1
     ]
     return ("batches", *found)
 

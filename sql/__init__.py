@@ -51,11 +51,11 @@ class SqlFile:
 
     def mentions(self, relation: str) -> bool:
         """Whether the query (its comments aside) names a relation."""
-        return relation in names(self.text)
+        return relation in _names(self.text)
 
 
 @cache
-def names(text: str) -> frozenset[str]:
+def _names(text: str) -> frozenset[str]:
     """Every word of a query, its comments aside."""
     return frozenset(re.findall(r"\w+", _COMMENT.sub("", text)))
 

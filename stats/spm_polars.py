@@ -200,7 +200,8 @@ def points_of(
         `stats.spm_sql.POINT_COLUMNS`, by vertex.
 
     Raises:
-        StatisticsError: values that are not numbers, or not as many at every vertex.
+        StatisticsError: not as many values at every vertex, or a case's value at one more than
+            once.
     """
     fitted = _fitted(connection, checked, confidence)
     given = fitted.select(pl.col("t", "df", "ln_beta").cast(pl.Float64).fill_null(np.nan))

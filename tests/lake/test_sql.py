@@ -1,5 +1,6 @@
 """Every SQL file, on an empty lake and on a small one whose answers are worked out by hand."""
 
+import duckdb
 import numpy as np
 import pytest
 from lake_samples import biomarker, key, label, ledger
@@ -80,6 +81,25 @@ def test_wide_holds_the_default_methods(lake: Lake) -> None:
     assert wide["femur_medial_cartilage_thickness_mm"].to_list() == [2.0, None]
     assert wide["tibia_whole_t2_mean_ms"].to_list() == [41.0, None]
     assert wide["patella_whole_bone_shape_mm"].to_list() == [None, None]
+
+
+def test_what_several_views_read_is_worked_out_once(lake: Lake) -> None:
+    with lake.connect(query="FROM leakage_control_cases") as connection:
+        kinds = dict(
+            connection.execute(
+                "SELECT table_name, table_type FROM information_schema.tables"
+            ).fetchall()
+        )
+        for name in ("batches", "cohort", "model_cases"):
+            assert (kinds[name], kinds[f"settled_{name}"]) == ("VIEW", "BASE TABLE")
+            plan = connection.execute(f"EXPLAIN FROM {name}").fetchall()[0][1]
+            assert f"settled_{name}" in plan
+        assert "settled_leakage_control_cases" not in kinds
+        threads = "SELECT current_setting('threads')"
+        # One was for the working out alone.
+        assert connection.execute(threads).fetchone() == duckdb.execute(threads).fetchone()
+    # Who asks for the catalogue sees the views alone.
+    assert not [name for (name, *_) in lake.sql("SHOW TABLES").rows() if "settled" in name]
 
 
 def test_long_has_units(lake: Lake) -> None:
